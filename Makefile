@@ -1,0 +1,55 @@
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+# Locks are made with uv (`pip install uv`); everything else needs only what `make setup` installs.
+LOCK := uv pip compile pyproject.toml -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
+
+.PHONY: help setup system run test check format bench soak lock clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: .venv/.installed ## make .venv/ with everything that the lock names
+
+.venv/.installed: requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "Python 3.11 or newer is needed: install it, or say PYTHON=/path/to/python3.11 make $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+system: ## install the system tools that tests and benches use (Debian, root or sudo)
+	@bash .ci/system-tools
+
+run: setup ## the whole stack on this machine, then one request through it; Ctrl-C ends it
+	@$(BIN)/python -m tests.stack
+
+test: setup system ## everything: check, then all tests
+	@$(MAKE) --no-print-directory check
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not heavy"
+	$(BIN)/pytest -q -m heavy
+
+check: setup ## ruff, mypy --strict, the architecture test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_architecture.py
+
+format: setup ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup system ## CPU a request beside nginx, Envoy and others: ONLY=proxy,envoy CONNECTIONS=64,1000 SECONDS=10
+	@$(BIN)/python -m tests.bench --only "$(ONLY)" --connections "$(or $(CONNECTIONS),64,1000)" --seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),10)"
+
+soak: setup system ## ten minutes of load: is memory flat? MINUTES=10
+	@$(BIN)/python -m tests.bench.soak --minutes "$(or $(MINUTES),10)"
+
+lock: ## make both lock files anew
+	$(LOCK) -o requirements.lock
+	$(LOCK) --extra dev --extra evaluation --extra bench -o requirements-dev.lock
+
+clean:
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,134 @@
+"""Filters, their rules, and the chain that a route runs them in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from enum import Enum
+
+from proxy.exchange import Exchange, Payload, Response, Verdict
+from proxy.rejection import Rejection
+
+Wait = Awaitable[None] | None
+OnVerdict = Callable[[Exchange, Verdict], None]
+
+
+class Mode(Enum):
+    OFF = "off"
+    SHADOW = "shadow"
+    ENFORCE = "enforce"
+
+
+class Rule:
+    """A named part of the policy and what it may do. Filters refuse and ask through it, and know no more of modes."""
+
+    __slots__ = ("_on_verdict", "mode", "name")
+
+    def __init__(self, name: str, mode: Mode, on_verdict: OnVerdict) -> None:
+        self.name = name
+        self.mode = mode
+        self._on_verdict = on_verdict
+
+    def refuse(self, exchange: Exchange, rejection: Rejection) -> None:
+        """Count and record the refusal; raise it where the rule enforces."""
+        rejection.rule = self.name
+        enforced = self.mode is Mode.ENFORCE
+        verdict = Verdict(self.name, rejection.reason, rejection.status, enforced)
+        exchange.verdicts += (verdict,)
+        self._on_verdict(exchange, verdict)
+        if enforced:
+            raise rejection
+
+    def enforces(self, exchange: Exchange) -> bool:
+        """Whether the rule may change bytes; where it only shadows, what it would have done is counted here."""
+        if self.mode is Mode.ENFORCE:
+            return True
+        verdict = Verdict(self.name, "would-change", 0, False)
+        exchange.verdicts += (verdict,)
+        self._on_verdict(exchange, verdict)
+        return False
+
+
+class Filter:
+    """One policy step, shared by all exchanges of a route; what belongs to one exchange is kept on the Exchange.
+
+    A hook returns None, or an awaitable where it has to wait; only that is awaited. `on_complete` never waits.
+    A filter that overrides a payload hook makes its routes buffer that body, within the route's limit.
+    """
+
+    __slots__ = ()
+
+    def on_request(self, exchange: Exchange) -> Wait:
+        """The head of an HTTP request, or a WebSocket handshake, before anything is sent to the upstream."""
+
+    def on_client_payload(self, exchange: Exchange, payload: Payload) -> Wait:
+        """The whole request body."""
+
+    def on_upstream_payload(self, exchange: Exchange, payload: Payload) -> Wait:
+        """The whole response body."""
+
+    def on_response(self, exchange: Exchange, response: Response) -> None:
+        """The upstream's answer, or our own (a refusal too), before its head is written. It may not wait or refuse."""
+
+    def on_complete(self, exchange: Exchange) -> None:
+        """The end, whatever it was; runs once, in reverse order, where this filter's turn had come."""
+
+
+class FilterChain:
+    """The filters of a route with, for each hook, the bound methods of those that override it."""
+
+    __slots__ = ("_completes", "_requests", "buffers_request", "buffers_response", "client_payload", "filters", "responses", "upstream_payload")
+
+    def __init__(self, filters: tuple[Filter, ...]) -> None:
+        self.filters = filters
+        self._requests = tuple((index, f.on_request) for index, f in enumerate(filters) if _overrides(f, "on_request"))
+        self._completes = tuple(
+            (index, f.on_complete) for index, f in reversed(list(enumerate(filters))) if _overrides(f, "on_complete")
+        )
+        self.responses = tuple(f.on_response for f in filters if _overrides(f, "on_response"))
+        self.client_payload = tuple(f.on_client_payload for f in filters if _overrides(f, "on_client_payload"))
+        self.upstream_payload = tuple(f.on_upstream_payload for f in filters if _overrides(f, "on_upstream_payload"))
+        self.buffers_request = bool(self.client_payload)
+        self.buffers_response = bool(self.upstream_payload)
+
+    def on_request(self, exchange: Exchange) -> Wait:
+        """Run the request hooks; what is returned, if anything, has to be awaited before the exchange goes on."""
+        for position, (index, hook) in enumerate(self._requests):
+            exchange.begun = index
+            waiting = hook(exchange)
+            if waiting is not None:
+                return self._on_request_from(exchange, position, waiting)
+        exchange.begun = len(self.filters)
+        return None
+
+    async def _on_request_from(self, exchange: Exchange, position: int, waiting: Awaitable[None]) -> None:
+        await waiting
+        for index, hook in self._requests[position + 1 :]:
+            exchange.begun = index
+            if (again := hook(exchange)) is not None:
+                await again
+        exchange.begun = len(self.filters)
+
+    async def on_client_payload(self, exchange: Exchange, payload: Payload) -> None:
+        for hook in self.client_payload:
+            if (waiting := hook(exchange, payload)) is not None:
+                await waiting
+
+    async def on_upstream_payload(self, exchange: Exchange, payload: Payload) -> None:
+        for hook in self.upstream_payload:
+            if (waiting := hook(exchange, payload)) is not None:
+                await waiting
+
+    def on_response(self, exchange: Exchange, response: Response) -> None:
+        for hook in self.responses:
+            hook(exchange, response)
+
+    def on_complete(self, exchange: Exchange) -> None:
+        begun = exchange.begun
+        exchange.begun = -1
+        for index, hook in self._completes:
+            if index <= begun:
+                hook(exchange)
+
+
+def _overrides(instance: Filter, hook: str) -> bool:
+    return getattr(type(instance), hook) is not getattr(Filter, hook)

@@ -1,0 +1,74 @@
+"""Header fields as they travel: an ordered list of raw pairs with lower-case names, and an index over it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+Pair = tuple[bytes, bytes]
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""RFC 9110 section 7.6.1, with the obsolete ones that are still sent."""
+
+UNNAMEABLE = frozenset({b"host", b"authorization", b"cookie", b"set-cookie", b"via", b"forwarded", b"traceparent"})
+"""What a Connection header can't ask to be removed; nor can it name `content-*`, `x-forwarded-*` or our own ids."""
+
+_UNNAMEABLE_PREFIXES = (b"content-", b"x-forwarded-", b"x-request-", b"x-correlation-", b"sec-websocket-")
+
+
+class Headers:
+    """`pairs` keeps order and repetition; `index` answers "is it there" and holds a name's last value."""
+
+    __slots__ = ("index", "pairs")
+
+    def __init__(self, pairs: list[Pair]) -> None:
+        self.pairs = pairs
+        self.index = dict(pairs)
+
+    def get(self, name: bytes) -> bytes | None:
+        return self.index.get(name)
+
+    def all(self, name: bytes) -> list[bytes]:
+        return [value for key, value in self.pairs if key == name]
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self.index
+
+    def remove(self, names: Collection[bytes]) -> None:
+        self.pairs = [pair for pair in self.pairs if pair[0] not in names]
+        self.index = dict(self.pairs)
+
+    def set(self, name: bytes, value: bytes) -> None:
+        """Replace every field of that name by one."""
+        if name in self.index:
+            self.remove((name,))
+        self.add(name, value)
+
+    def add(self, name: bytes, value: bytes) -> None:
+        self.pairs.append((name, value))
+        self.index[name] = value
+
+
+def encode(pairs: Iterable[Pair]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % pair for pair in pairs])
+
+
+def tokens(value: bytes) -> list[bytes]:
+    """A comma-separated list's members, lower-cased (RFC 9110 section 5.6.1)."""
+    return [token for part in value.lower().split(b",") if (token := part.strip(b" \t"))]
+
+
+def named_by_connection(headers: Headers) -> set[bytes]:
+    """The fields that Connection declares to be for this hop only, less those that it has no say over."""
+    named = {token for value in headers.all(b"connection") for token in tokens(value)}
+    return {name for name in named if name not in UNNAMEABLE and not name.startswith(_UNNAMEABLE_PREFIXES)}

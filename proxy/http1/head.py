@@ -1,0 +1,138 @@
+"""Message heads through llhttp, one head at a time, and the checks that llhttp leaves to its caller.
+
+A head is handed over alone, never with what follows it, so that pipelined requests wait as bytes and bodies are framed
+by `http1.body`. RFC 9112 sections 2 to 6.
+"""
+
+from __future__ import annotations
+
+import re
+
+import httptools
+
+from proxy.headers import Headers, Pair
+from proxy.rejection import HeadTooLarge, MalformedRequest, Rejection, TargetTooLong, UnsupportedVersion
+
+_END = b"\r\n\r\n"
+_KNOWN_VERSIONS = {"1.1": 1, "1.0": 0}
+_ENDS_MESSAGE_ODDLY = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+_VERSION = re.compile(rb" HTTP/(\d)\.(\d)\r\n")
+
+
+class RequestHeadParser:
+    """Feeds llhttp until a head is complete; then `method`, `target`, `minor`, `pairs` describe it.
+
+    One parser serves a connection, head after head.
+    """
+
+    __slots__ = (
+        "_complete", "_llhttp", "_max_count", "_max_size", "_tail", "begun", "headers", "method", "minor", "pairs",
+        "size", "target",
+    )  # fmt: skip
+
+    def __init__(self, max_size: int, max_count: int) -> None:
+        self._max_size = max_size
+        self._max_count = max_count
+        self.pairs: list[Pair] = []
+        self.target = b""
+        self.method = b""
+        self.minor = 1
+        self.size = 0
+        self.headers = Headers([])
+        self.begun = False
+        self._llhttp = httptools.HttpRequestParser(self)
+        self._tail = b""
+        self._complete = False
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.pairs.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._complete = True
+
+    def feed(self, data: bytes) -> int:
+        """Take bytes of a head; return how many of them belong to it once it is complete, 0 while it isn't.
+
+        Raises a Rejection that says what is wrong. The parser is then of no further use.
+        """
+        if self.begun:
+            joined = self._tail + data
+            end = joined.find(_END)
+            used = end + 4 - len(self._tail)
+        else:
+            start = 0
+            if data[0] <= 0x0D:
+                start = self._leading_line(data)
+            self.begun = True
+            self._complete = False
+            self.size = 0
+            self.pairs = []
+            self.target = b""
+            end = data.find(_END, start)
+            used = end + 4
+            joined = data
+        head = data if end < 0 or used == len(data) else data[:used]
+        allowed = self._max_size - self.size
+        self.size += len(head)
+        if len(head) > allowed:
+            head = head[:allowed]
+        try:
+            self._llhttp.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            self._finish(reusable=False)
+            return used
+        except httptools.HttpParserError as error:
+            raise self._diagnose(error, data) from None
+        if self._complete:
+            self._finish(reusable=True)
+            return used
+        if self.size > self._max_size:
+            raise self._too_large()
+        if end >= 0:
+            raise MalformedRequest("the request head has an empty line where none may be")
+        self._tail = joined[-3:]
+        return 0
+
+    def _leading_line(self, data: bytes) -> int:
+        """RFC 9112 section 2.2: one empty line before a request line is let pass, no more."""
+        if data.startswith(b"\r\n") and data[2:3] not in (b"\r", b"\n"):
+            return 2
+        if data == b"\r":
+            return 1
+        raise MalformedRequest("more than one empty line, or a control character, before the request line")
+
+    def _finish(self, *, reusable: bool) -> None:
+        if len(self.pairs) > self._max_count:
+            raise HeadTooLarge(f"more than {self._max_count} header fields")
+        llhttp = self._llhttp
+        version = llhttp.get_http_version()
+        if version not in _KNOWN_VERSIONS:
+            raise UnsupportedVersion("only HTTP/1.1 and HTTP/1.0 are spoken here")
+        self.method = llhttp.get_method()
+        self.minor = _KNOWN_VERSIONS[version]
+        self.headers = headers = Headers(self.pairs)
+        self.begun = False
+        self._tail = b""
+        if not reusable or self.minor == 0 or not _ENDS_MESSAGE_ODDLY.isdisjoint(headers.index):
+            self._llhttp = httptools.HttpRequestParser(self)
+
+    def _too_large(self) -> Rejection:
+        if len(self.target) > self._max_size // 2:
+            return TargetTooLong(f"the request head exceeds {self._max_size} bytes, most of them the target")
+        return HeadTooLarge(f"the request head exceeds {self._max_size} bytes")
+
+    def _diagnose(self, error: Exception, data: bytes) -> Rejection:
+        """llhttp stopped: say it in words that help the sender."""
+        text = str(error)
+        version = _VERSION.search(data)
+        if "HTTP version" in text and version and version.group(1) not in (b"1",):
+            return UnsupportedVersion("only HTTP/1.1 and HTTP/1.0 are spoken here")
+        return MalformedRequest(f"not a valid HTTP/1.1 request head: {_plain(text)}")
+
+
+def _plain(message: str) -> str:
+    """llhttp's message without its code points: short, and never an echo of what was sent."""
+    return re.sub(r"[^A-Za-z0-9 ,./:_-]", "", message)[:120].strip() or "unreadable"

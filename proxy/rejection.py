@@ -1,0 +1,188 @@
+"""Why a request goes no further: one class a reason, each with its HTTP status and its WebSocket close code.
+
+Nothing here knows how an answer is written; `listener.rescue` alone does.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+HeaderPairs = tuple[tuple[bytes, bytes], ...]
+
+
+class Rejection(Exception):
+    """A typed refusal.
+
+    `detail` says what was wrong with this request, `remedy` what its sender (or the operator) can do, `rule` which
+    policy rule or built-in check refused, `retry_after` seconds after which another try makes sense. No field may
+    carry a secret or a personal datum: all of them are shown to the client and logged.
+    """
+
+    status: ClassVar[int] = 500
+    close_code: ClassVar[int] = 1008
+    reason: ClassVar[str] = "rejected"
+    title: ClassVar[str] = "Rejected"
+    remedy: str = ""
+    ends_connection: ClassVar[bool] = False
+    """Whether the byte stream can't be trusted past this point (RFC 9112 section 2.2, 6.3)."""
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        remedy: str = "",
+        rule: str = "",
+        retry_after: float | None = None,
+        headers: HeaderPairs = (),
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.rule = rule or f"builtin.{self.reason}"
+        self.retry_after = retry_after
+        self.headers = headers
+        if remedy:
+            self.remedy = remedy
+
+
+class MalformedRequest(Rejection):
+    """The bytes are no valid HTTP/1.x request, or could be read in two ways (RFC 9112)."""
+
+    status, close_code, reason, title = 400, 1002, "malformed-request", "Malformed request"
+    remedy = "Send one unambiguous HTTP/1.1 message; a client library in good order does."
+    ends_connection = True
+
+
+class AmbiguousTarget(Rejection):
+    """The request target can be read in more than one way (RFC 3986 section 6)."""
+
+    status, close_code, reason, title = 400, 1008, "ambiguous-target", "Ambiguous request target"
+    remedy = "Send the normalised form of the path."
+
+
+class HeadTooLarge(Rejection):
+    status, close_code, reason, title = 431, 1009, "head-too-large", "Request head too large"
+    remedy = "Send fewer or shorter header fields (large cookies are the usual cause)."
+    ends_connection = True
+
+
+class TargetTooLong(Rejection):
+    status, close_code, reason, title = 414, 1009, "target-too-long", "Request target too long"
+    remedy = "Shorten the URL, or send the data in a body."
+    ends_connection = True
+
+
+class BodyTooLarge(Rejection):
+    status, close_code, reason, title = 413, 1009, "body-too-large", "Body too large"
+    remedy = "Send a smaller body, or in parts."
+
+
+class UnsupportedFraming(Rejection):
+    """A transfer coding that isn't `chunked` (RFC 9112 section 6.1)."""
+
+    status, close_code, reason, title = 501, 1002, "unsupported-transfer-coding", "Transfer coding not implemented"
+    remedy = "Use Content-Length or Transfer-Encoding: chunked."
+    ends_connection = True
+
+
+class UnsupportedVersion(Rejection):
+    status, close_code, reason, title = 505, 1002, "unsupported-version", "HTTP version not supported"
+    remedy = "Use HTTP/1.1."
+    ends_connection = True
+
+
+class MethodNotImplemented(Rejection):
+    status, close_code, reason, title = 501, 1002, "method-not-implemented", "Method not implemented"
+    remedy = "This is a reverse proxy: it opens no tunnels and echoes no requests."
+
+
+class MethodNotAllowed(Rejection):
+    status, close_code, reason, title = 405, 1008, "method-not-allowed", "Method not allowed"
+
+
+class UnsupportedMediaType(Rejection):
+    status, close_code, reason, title = 415, 1003, "unsupported-media-type", "Unsupported media type"
+
+
+class ExpectationFailed(Rejection):
+    status, close_code, reason, title = 417, 1002, "expectation-failed", "Expectation failed"
+    remedy = "The only expectation known is 100-continue (RFC 9110 section 10.1.1)."
+
+
+class BadHandshake(Rejection):
+    """A WebSocket handshake that RFC 6455 section 4.2.1 doesn't allow."""
+
+    status, close_code, reason, title = 400, 1002, "bad-websocket-handshake", "Bad WebSocket handshake"
+    remedy = "Send a version 13 handshake with a 16-byte Sec-WebSocket-Key."
+
+
+class UpgradeNotAllowed(Rejection):
+    status, close_code, reason, title = 403, 4403, "upgrade-not-allowed", "Upgrade not allowed"
+    remedy = "This route takes no WebSockets: use one that does."
+
+
+class Forbidden(Rejection):
+    status, close_code, reason, title = 403, 4403, "forbidden", "Forbidden"
+
+
+class NoRoute(Rejection):
+    status, close_code, reason, title = 404, 1008, "no-route", "No route"
+    remedy = "Check host, path and method against the routes (simplepro-proxy routes)."
+
+
+class SlowClient(Rejection):
+    """The client did not send, or did not read, within its time limit."""
+
+    status, close_code, reason, title = 408, 1008, "slow-client", "Request timeout"
+    remedy = "Send the request without long pauses."
+    ends_connection = True
+
+
+class TooManyConnections(Rejection):
+    status, close_code, reason, title = 503, 1013, "too-many-connections", "Too many connections"
+    remedy = "Close idle connections or try again later."
+    ends_connection = True
+
+
+class Draining(Rejection):
+    status, close_code, reason, title = 503, 1012, "draining", "Shutting down"
+    remedy = "Try again: another instance will answer."
+    ends_connection = True
+
+
+class UpstreamBusy(Rejection):
+    """No connection to the cluster became free in time, or too many requests wait for one already."""
+
+    status, close_code, reason, title = 503, 1013, "upstream-busy", "Upstream busy"
+    remedy = "Try again later."
+
+
+class UpstreamUnavailable(Rejection):
+    status, close_code, reason, title = 503, 1013, "upstream-unavailable", "Upstream unavailable"
+    remedy = "Try again later."
+
+
+class UpstreamReset(Rejection):
+    """The upstream closed its connection before it had answered."""
+
+    status, close_code, reason, title = 502, 1014, "upstream-reset", "Upstream closed the connection"
+    remedy = "Try again later; the request may or may not have been carried out."
+
+
+class InvalidUpstreamResponse(Rejection):
+    """The upstream's answer is no valid HTTP/1.x response."""
+
+    status, close_code, reason, title = 502, 1014, "invalid-upstream-response", "Invalid upstream response"
+    remedy = "The application behind the proxy has to be mended."
+
+
+class UpstreamTimeout(Rejection):
+    status, close_code, reason, title = 504, 1014, "upstream-timeout", "Upstream timeout"
+    remedy = "Try again later; the request may or may not have been carried out."
+
+
+class InternalError(Rejection):
+    """A defect of the proxy itself: logged with its traceback, told without."""
+
+    status, close_code, reason, title = 500, 1011, "internal-error", "Internal error"
+    remedy = "Report it with the request id."
+    ends_connection = True

@@ -1,0 +1,190 @@
+"""Which route a request meets: the first in the file's order whose host, path, method and headers all match.
+
+Found through an index: exact paths in a dictionary, prefixes and templates in a tree of segments; so a thousand routes
+cost what ten do. A prefix ends at a segment: `/api` is not a prefix of `/apix`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from proxy.exchange import Exchange
+from proxy.filter import FilterChain
+
+if TYPE_CHECKING:
+    from proxy.telemetry.stats import RouteStats
+    from proxy.upstream.cluster import Cluster
+
+
+@dataclass(frozen=True, slots=True)
+class RouteLimits:
+    """Seconds and bytes; every one applies to each exchange of the route."""
+
+    request: float
+    per_try: float
+    stream_idle: float
+    websocket_idle: float
+    max_body: int
+    max_buffered: int
+
+
+@dataclass(frozen=True, slots=True)
+class Matcher:
+    """`hosts` are lower-case, without port, `*.example.com` for any label in front; empty sets match everything."""
+
+    path: bytes
+    kind: str
+    hosts: frozenset[bytes] = frozenset()
+    methods: frozenset[bytes] = frozenset()
+    headers: tuple[tuple[bytes, bytes | None], ...] = ()
+
+
+@dataclass(eq=False, slots=True)
+class Route:
+    name: str
+    matcher: Matcher
+    chain: FilterChain
+    cluster: Cluster
+    limits: RouteLimits
+    stats: RouteStats
+    websocket: bool = True
+    rule_names: tuple[str, ...] = ()
+    order: int = field(default=0)
+
+
+class _Node:
+    __slots__ = ("any", "children", "prefixes", "templates")
+
+    def __init__(self) -> None:
+        self.children: dict[bytes, _Node] = {}
+        self.any: _Node | None = None
+        self.prefixes: tuple[Route, ...] = ()
+        self.templates: tuple[Route, ...] = ()
+
+
+class RouteTable:
+    """Immutable once made; `match` is called for each request."""
+
+    __slots__ = ("_exact", "_root", "_templated", "routes")
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        self._exact: dict[bytes, tuple[Route, ...]] = {}
+        self._root = _Node()
+        self._templated = False
+        for order, route in enumerate(self.routes):
+            route.order = order
+            self._index(route)
+
+    def _index(self, route: Route) -> None:
+        matcher = route.matcher
+        if matcher.kind == "exact":
+            self._exact[matcher.path] = (*self._exact.get(matcher.path, ()), route)
+            return
+        node = self._root
+        for segment in _segments(matcher.path):
+            if matcher.kind == "template" and segment.startswith(b"{"):
+                self._templated = True
+                node.any = node.any or _Node()
+                node = node.any
+            else:
+                node = node.children.setdefault(segment, _Node())
+        if matcher.kind == "prefix":
+            node.prefixes = (*node.prefixes, route)
+        else:
+            node.templates = (*node.templates, route)
+
+    def match(self, exchange: Exchange) -> Route | None:
+        candidates = self._candidates(exchange.path)
+        if len(candidates) > 1:
+            candidates.sort(key=_by_order)
+        for route in candidates:
+            if _accepts(route.matcher, exchange):
+                if route.matcher.kind == "template":
+                    exchange.parameters = _parameters(route.matcher.path, exchange.path)
+                return route
+        return None
+
+    def _candidates(self, path: bytes) -> list[Route]:
+        found = list(self._exact.get(path, ()))
+        node = self._root
+        found += node.prefixes
+        if not node.children and node.any is None:
+            return found
+        segments = path.split(b"/")[1:]
+        if self._templated:
+            self._walk(node, segments, 0, found)
+            return found
+        for segment in segments:
+            child = node.children.get(segment)
+            if child is None:
+                return found
+            node = child
+            found += node.prefixes
+        return found
+
+    def _walk(self, node: _Node, segments: list[bytes], depth: int, found: list[Route]) -> None:
+        if depth == len(segments):
+            found += node.templates
+            return
+        segment = segments[depth]
+        for child in (node.children.get(segment), node.any if segment else None):
+            if child is not None:
+                found += child.prefixes
+                self._walk(child, segments, depth + 1, found)
+
+    def methods_at(self, exchange: Exchange) -> frozenset[bytes]:
+        """What methods the routes of this host and path take, for a 405's Allow field; empty where there are none."""
+        methods: set[bytes] = set()
+        for route in self._candidates(exchange.path):
+            if _accepts(route.matcher, exchange, any_method=True):
+                methods |= route.matcher.methods
+        return frozenset(methods)
+
+
+def _by_order(route: Route) -> int:
+    return route.order
+
+
+def _segments(path: bytes) -> list[bytes]:
+    return [segment for segment in path.split(b"/") if segment]
+
+
+def _parameters(template: bytes, path: bytes) -> dict[str, bytes]:
+    pairs = zip(template.split(b"/"), path.split(b"/"), strict=True)
+    return {name[1:-1].decode(): value for name, value in pairs if name.startswith(b"{")}
+
+
+def _accepts(matcher: Matcher, exchange: Exchange, *, any_method: bool = False) -> bool:
+    if matcher.methods and not any_method and exchange.method not in matcher.methods:
+        wanted = exchange.headers.index.get(b"access-control-request-method")
+        if exchange.method != b"OPTIONS" or wanted not in matcher.methods:
+            return False
+    if matcher.hosts and not _host_matches(matcher.hosts, exchange.host):
+        return False
+    for name, value in matcher.headers:
+        given = exchange.headers.index.get(name)
+        if given is None or (value is not None and given != value):
+            return False
+    return True
+
+
+def _host_matches(hosts: frozenset[bytes], authority: bytes) -> bool:
+    host = bare_host(authority)
+    if host in hosts:
+        return True
+    dot = host.find(b".")
+    return dot > 0 and b"*" + host[dot:] in hosts
+
+
+def bare_host(authority: bytes) -> bytes:
+    """Lower case, without the port and a final dot."""
+    host = authority.lower()
+    if host.endswith(b"]"):
+        return host
+    head, colon, port = host.rpartition(b":")
+    if colon and port.isdigit():
+        host = head
+    return host.rstrip(b".")
