@@ -225,6 +225,10 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.on_discarded(self)
             self.transport.abort()
 
+    def abandon(self) -> None:
+        """Whatever comes of the answer, the connection can't be used again."""
+        self._clean = False
+
     @property
     def reused(self) -> bool:
         return self.used > 1

@@ -1,0 +1,190 @@
+"""The composition root: the only place that opens sockets and files and puts the parts together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+
+import structlog
+
+from proxy.addresses import Networks
+from proxy.admin.api import Admin
+from proxy.exchange import Exchange, Verdict
+from proxy.listener.http1 import Timeouts
+from proxy.listener.server import Listener, ListenerSettings
+from proxy.policy.compile import Compiled, compile_policy
+from proxy.policy.model import Policy
+from proxy.rejection import Rejection
+from proxy.target import TargetRules
+from proxy.telemetry.access_log import AccessLog
+from proxy.telemetry.metrics import Metrics
+
+security = structlog.get_logger("security")
+log = structlog.get_logger("proxy")
+SECURITY_EVENTS_A_SECOND = 50
+
+
+class Proxy:
+    """One running proxy; `serve` returns the exit status once it has drained."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.stopping = asyncio.Event()
+        self.started = False
+        self._tracked: dict[tuple[str, str, str], int] = {}
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self.compiled: Compiled = compile_policy(policy, loop, self._on_verdict)
+        self.access_log = AccessLog(policy.access_log.sample) if policy.access_log.enabled else None
+        self.listener = Listener(
+            _listener_settings(policy),
+            self.compiled.routes,
+            self.compiled.default_chain,
+            self.compiled.clusters,
+            name=self.compiled.request_id.name,
+            completed=self._on_completed,
+            rejected=self._on_rejected,
+        )
+        self.metrics = Metrics(self.listener, self.access_log)
+        self.admin = Admin(self)
+        self._events_second = 0
+        self._events = 0
+
+    @property
+    def ready(self) -> bool:
+        return self.started and not self.listener.draining and not self.stopping.is_set()
+
+    def _on_verdict(self, exchange: Exchange, verdict: Verdict) -> None:
+        if not verdict.enforced:
+            self.listener.stats.rejections[verdict.rule, verdict.reason, "shadow"] += 1
+
+    def _on_rejected(self, exchange: Exchange, rejection: Rejection) -> None:
+        self.listener.stats.rejections[rejection.rule, rejection.reason, "enforce"] += 1
+        second = int(self._loop.time())
+        if second != self._events_second:
+            self._events_second, self._events = second, 0
+        self._events += 1
+        if self._events <= SECURITY_EVENTS_A_SECOND:
+            security.warning(
+                "refused",
+                rule=rejection.rule,
+                reason=rejection.reason,
+                status=rejection.status,
+                detail=rejection.detail,
+                request_id=exchange.request_id.decode(),
+            )
+
+    def _on_completed(self, exchange: Exchange) -> None:
+        now = self._loop.time()
+        route = exchange.route
+        if route is not None:
+            route.stats.record(exchange.status, now - exchange.started, exchange.bytes_in, exchange.bytes_out)
+        if exchange.cluster:
+            stats = self.compiled.clusters[exchange.cluster].stats
+            if exchange.upstream_time >= 0:
+                stats.outcomes[_CLASSES[exchange.status // 100]] += 1
+                stats.durations.observe(exchange.upstream_time)
+            else:
+                stats.outcomes[exchange.rejection or exchange.failure or "unknown"] += 1
+        if self.access_log is not None:
+            self.access_log.emit(exchange, now)
+
+    async def start(self) -> None:
+        """Open the sockets; raises OSError where an address can't be had."""
+        raise_file_limit()
+        if self.access_log is not None:
+            self.access_log.start()
+        await self.listener.start()
+        await self.admin.start()
+        self.started = True
+
+    async def stop(self, drain: float) -> bool:
+        """Drain and give everything back; True where every exchange ended in time."""
+        ended = await self.listener.drain(drain)
+        await self.listener.close()
+        await self.admin.close()
+        if self.access_log is not None:
+            await self.access_log.close()
+        return ended
+
+
+_CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
+
+
+async def serve(policy: Policy) -> int:
+    """Run until told to stop: a first SIGTERM or SIGINT drains, a second ends at once. 0 where the drain was clean."""
+    proxy = Proxy(policy)
+    loop = asyncio.get_running_loop()
+    at_once = asyncio.Event()
+
+    def on_signal() -> None:
+        if proxy.stopping.is_set():
+            at_once.set()
+        proxy.stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        loop.add_signal_handler(number, on_signal)
+    await proxy.start()
+    host, _ = policy.listener.address
+    log.info("serving", address=f"{host}:{proxy.listener.port}", admin_port=proxy.admin.port, routes=len(policy.routes))
+    await proxy.stopping.wait()
+    log.info("draining", seconds=policy.listener.drain, connections=proxy.listener.open_connections)
+    stopping = asyncio.create_task(proxy.stop(policy.listener.drain))
+    hurry = asyncio.create_task(at_once.wait())
+    await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    if not stopping.done():
+        stopping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopping
+        await proxy.stop(0)
+        log.warning("stopped at once", reason="second signal")
+        return 1
+    ended = stopping.result()
+    log.info("stopped", clean=ended)
+    return 0
+
+
+def raise_file_limit() -> None:
+    """A connection is a file on each side: take all that the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _listener_settings(policy: Policy) -> ListenerSettings:
+    listener = policy.listener
+    bounds, times = listener.bounds, listener.timeouts
+    http = listener.http.model_dump()
+    underscored = http.pop("underscored_headers")
+    return ListenerSettings(
+        host=listener.address[0],
+        port=listener.address[1],
+        timeouts=Timeouts(times.head, times.idle, times.body_progress, times.min_body_rate, times.write_stall),
+        target=TargetRules(**http),
+        trusted=Networks(policy.trusted_proxies),
+        underscored_headers=underscored,
+        max_head=bounds.head,
+        max_fields=bounds.fields,
+        max_pipelined=bounds.pipelined,
+        max_connections=bounds.connections,
+        per_client=bounds.connections_per_client,
+        backlog=bounds.backlog,
+    )
+
+
+def configure_logging(level: str) -> None:
+    """JSON lines on standard error; the access log has standard output to itself."""
+    logging.basicConfig(level=level, format='{"event": "%(message)s", "logger": "%(name)s"}')
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
+        logger_factory=structlog.WriteLoggerFactory(file=open("/dev/stderr", "w", buffering=1)),  # noqa: SIM115
+    )

@@ -1,0 +1,122 @@
+"""simplepro-proxy run · validate · schema · routes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+import orjson
+import uvloop
+
+from proxy import __version__
+from proxy.app import configure_logging, serve
+from proxy.exchange import Exchange
+from proxy.headers import Headers
+from proxy.policy.compile import compile_policy
+from proxy.policy.findings import PolicyError
+from proxy.policy.load import load
+from proxy.policy.model import Policy
+from proxy.rejection import Rejection
+from proxy.target import TargetRules, canonical
+
+policy_option = click.option(
+    "--policy", "path", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The policy file."
+)
+
+
+@click.group()
+@click.version_option(__version__)
+def main() -> None:
+    """A sidecar proxy that enforces a YAML policy."""
+
+
+def _load(path: Path) -> Policy:
+    try:
+        return load(path)
+    except PolicyError as error:
+        for finding in error.findings:
+            click.echo(str(finding), err=True)
+        count = len(error.findings)
+        click.echo(f"{count} error{'s' * (count > 1)}; nothing was applied", err=True)
+        raise SystemExit(1) from None
+
+
+@main.command()
+@policy_option
+@click.option("--log-level", default="INFO", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), show_default=True)
+def run(path: Path, log_level: str) -> None:
+    """Serve by the policy until SIGTERM."""
+    policy = _load(path)
+    configure_logging(log_level)
+    try:
+        status = uvloop.run(serve(policy))
+    except OSError as error:
+        listen, admin = (f"{host}:{port}" for host, port in (policy.listener.address, policy.admin.address))
+        click.echo(
+            f"can't listen on {listen} (admin {admin}): {error.strerror or error}. "
+            f"End what holds the port, or choose another: PROXY_PORT, ADMIN_PORT",
+            err=True,
+        )
+        status = 1
+    sys.exit(status)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+def validate(files: tuple[Path, ...]) -> None:
+    """Check policy files; exit status 0 clean, 1 findings, 2 wrong use."""
+    findings = []
+    for path in files:
+        try:
+            load(path)
+        except PolicyError as error:
+            findings += error.findings
+        else:
+            click.echo(f"{path}: ok")
+    for finding in findings:
+        click.echo(str(finding), err=True)
+    if findings:
+        click.echo(f"{len(findings)} error{'s' * (len(findings) > 1)}; nothing was applied", err=True)
+        sys.exit(1)
+
+
+@main.command()
+def schema() -> None:
+    """Print the policy file's JSON Schema."""
+    click.echo(orjson.dumps(Policy.model_json_schema(mode="serialization"), option=orjson.OPT_INDENT_2))
+
+
+@main.command()
+@policy_option
+@click.option("--method", default="GET", show_default=True)
+@click.option("--host", default="localhost", show_default=True)
+@click.argument("target", required=False)
+def routes(path: Path, method: str, host: str, target: str | None) -> None:
+    """Print the routes, or the one that TARGET meets, with its chain."""
+    policy = _load(path)
+
+    async def look() -> int:
+        compiled = compile_policy(policy, asyncio.get_running_loop(), lambda exchange, verdict: None)
+        shown = list(compiled.routes.routes)
+        if target is not None:
+            exchange = Exchange(method.encode(), 1, Headers([(b"host", host.encode())]), "127.0.0.1", 0.0)
+            rules = policy.listener.http.model_dump(exclude={"underscored_headers"})
+            try:
+                exchange.path, exchange.query = canonical(target.encode(), method.encode(), host.encode(), TargetRules(**rules))
+            except Rejection as rejection:
+                click.echo(f"refused: {rejection.status} {rejection.detail} (rule {rejection.rule})")
+                return 1
+            met = compiled.routes.match(exchange)
+            if met is None:
+                click.echo("no route: 404, or 405 where other methods are taken")
+                return 1
+            shown = [met]
+        for route in shown:
+            methods = ",".join(sorted(m.decode() for m in route.matcher.methods)) or "any"
+            rules_shown = " → ".join(("request_id", *route.rule_names))
+            click.echo(f"{route.name}: {methods} {route.matcher.kind} {route.matcher.path.decode()} → {route.cluster.name}; {rules_shown}")
+        return 0
+
+    sys.exit(asyncio.run(look()))

@@ -1,0 +1,11 @@
+"""The policies, in the order in which they run; YAML switches them on and parameterises, and can't reorder them."""
+
+from proxy.filters.cors import Cors
+from proxy.filters.ip_access import IpAccess
+from proxy.filters.request_id import RequestId
+from proxy.filters.request_limits import RequestLimits
+from proxy.filters.security_headers import SecurityHeaders
+
+ORDER = (RequestId, SecurityHeaders, IpAccess, Cors, RequestLimits)
+
+__all__ = ["ORDER", "Cors", "IpAccess", "RequestId", "RequestLimits", "SecurityHeaders"]

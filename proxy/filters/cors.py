@@ -1,0 +1,97 @@
+"""Cross-origin requests: preflights answered here, origins matched without regular expressions (Fetch, section 3.2)."""
+
+from __future__ import annotations
+
+from proxy.exchange import Answered, Exchange, Response
+from proxy.filter import Filter, Rule
+from proxy.headers import tokens
+from proxy.rejection import Forbidden
+
+
+class Origins:
+    """`*`, exact origins, and `https://*.example.com` for any labels in front."""
+
+    __slots__ = ("_any", "_exact", "_suffixes")
+
+    def __init__(self, patterns: tuple[str, ...]) -> None:
+        self._any = "*" in patterns
+        self._exact = frozenset(p.lower().encode() for p in patterns if "*" not in p)
+        split = [p.lower().encode().split(b"*", 1) for p in patterns if "*" in p and p != "*"]
+        self._suffixes = tuple((before, after) for before, after in split)
+
+    def __contains__(self, origin: bytes) -> bool:
+        origin = origin.lower()
+        if self._any or origin in self._exact:
+            return True
+        return any(
+            origin.startswith(before) and origin.endswith(after) and _labels(origin[len(before) : -len(after)])
+            for before, after in self._suffixes
+        )
+
+
+def _labels(middle: bytes) -> bool:
+    return bool(middle) and not middle.strip(b"abcdefghijklmnopqrstuvwxyz0123456789-.")
+
+
+class Cors(Filter):
+    __slots__ = ("_credentials", "_expose", "_headers", "_max_age", "_methods", "_origins", "_rule")
+
+    def __init__(
+        self,
+        rule: Rule,
+        origins: tuple[str, ...],
+        methods: tuple[str, ...],
+        headers: tuple[str, ...],
+        expose: tuple[str, ...],
+        *,
+        credentials: bool,
+        max_age: float,
+    ) -> None:
+        self._rule = rule
+        self._origins = Origins(origins)
+        self._methods = tuple(method.encode() for method in methods)
+        self._headers = frozenset(name.lower().encode() for name in headers)
+        self._expose = ", ".join(expose).encode()
+        self._credentials = credentials
+        self._max_age = b"%d" % max_age
+
+    def on_request(self, exchange: Exchange) -> None:
+        index = exchange.headers.index
+        origin = index.get(b"origin")
+        if origin is None:
+            return
+        if origin not in self._origins:
+            if not self._same_origin(exchange, origin):
+                self._rule.refuse(
+                    exchange, Forbidden("this origin has no access", remedy="Ask the operator to list it under cors.origins.")
+                )
+            return
+        if exchange.method == b"OPTIONS" and b"access-control-request-method" in index and self._rule.enforces(exchange):
+            raise Answered(self._preflight(exchange))
+
+    def _same_origin(self, exchange: Exchange, origin: bytes) -> bool:
+        return origin.lower() == b"%b://%b" % (exchange.scheme, exchange.host.lower())
+
+    def _preflight(self, exchange: Exchange) -> Response:
+        asked = tokens(exchange.headers.index.get(b"access-control-request-headers", b""))
+        allowed = [name for name in asked if name in self._headers]
+        response = Response(204, b"No Content", [], own=True)
+        response.headers.add(b"access-control-allow-methods", b", ".join(self._methods))
+        if allowed:
+            response.headers.add(b"access-control-allow-headers", b", ".join(allowed))
+        response.headers.add(b"access-control-max-age", self._max_age)
+        return response
+
+    def on_response(self, exchange: Exchange, response: Response) -> None:
+        origin = exchange.headers.index.get(b"origin")
+        if origin is None or not self._rule.enforces(exchange):
+            return
+        response.headers.remove([name for name in response.headers.index if name.startswith(b"access-control-allow-origin")])
+        response.headers.add(b"vary", b"Origin")
+        if origin not in self._origins:
+            return
+        response.headers.add(b"access-control-allow-origin", origin)
+        if self._credentials:
+            response.headers.set(b"access-control-allow-credentials", b"true")
+        if self._expose:
+            response.headers.set(b"access-control-expose-headers", self._expose)

@@ -1,0 +1,423 @@
+"""One client connection: bytes to heads and bodies, answers to bytes, one exchange after the other (RFC 9112).
+
+While an exchange runs, what the client pipelines waits as bytes, and reading stops where too many wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from proxy.exchange import Exchange
+from proxy.forwarding import Peer, identify
+from proxy.headers import Headers, tokens
+from proxy.http1.chunked import ChunkedDecoder
+from proxy.http1.framing import CHUNKED, NO_BODY, check_fields, request_framing
+from proxy.http1.head import RequestHeadParser
+from proxy.listener.forward import Forwarder
+from proxy.listener.rescue import refusal
+from proxy.listener.tunnel import is_handshake
+from proxy.rejection import (
+    BodyTooLarge,
+    MalformedRequest,
+    MethodNotAllowed,
+    MethodNotImplemented,
+    NoRoute,
+    Rejection,
+    SlowClient,
+    TooManyConnections,
+    UpgradeNotAllowed,
+)
+from proxy.target import canonical
+
+if TYPE_CHECKING:
+    from proxy.listener.server import Listener
+
+DRAIN_LIMIT = 256 * 1024
+"""Bytes of a refused or unwanted body that are read and dropped so that the connection can stay."""
+LINGER_SECONDS = 2.0
+NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds, and for `min_body_rate` bytes a second (Kestrel's MinRequestBodyDataRate)."""
+
+    head: float
+    idle: float
+    body_progress: float
+    min_body_rate: float
+    write_stall: float
+
+
+class State(IntEnum):
+    HEAD = 0
+    BODY = 1
+    BUSY = 2
+    TUNNEL = 3
+    DRAIN = 4
+    LINGER = 5
+    CLOSED = 6
+
+
+class Downstream(asyncio.Protocol):
+    __slots__ = (
+        "_backlog", "_blocked_since", "_body_left", "_chunked", "_drained", "_eof", "_forward", "_loop",
+        "_parser", "_peer", "_pumping", "_state", "_transport", "deadline", "held", "listener", "may_keep_alive",
+        "timeouts",
+    )  # fmt: skip
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.timeouts = listener.settings.timeouts
+        self.may_keep_alive = True
+        self.held = False
+        self.deadline = NEVER
+        self._loop = listener.loop
+        self._parser = RequestHeadParser(listener.settings.max_head, listener.settings.max_fields)
+        self._forward = Forwarder(self, listener.loop)
+        self._state = State.HEAD
+        self._backlog = b""
+        self._blocked_since = 0.0
+        self._body_left = 0
+        self._drained = 0
+        self._chunked: ChunkedDecoder | None = None
+        self._eof = False
+        self._pumping = False
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # create_server gives stream transports
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._peer = self.listener.peer_of(transport.get_extra_info("peername"))
+        self.deadline = self._loop.time() + self.timeouts.head
+        refused = self.listener.admit(self, self._peer)
+        if refused:
+            self._refuse(TooManyConnections(refused, rule="listener.connections", retry_after=1.0))
+
+    def data_received(self, data: bytes) -> None:
+        state = self._state
+        if state == State.HEAD:
+            self._pump(data)
+        elif state == State.BODY:
+            self._pump_rest(self._on_body(data))
+        elif state == State.TUNNEL:
+            self._forward.on_tunnel_client_data(data)
+        elif state == State.BUSY:
+            self._backlog += data
+            if len(self._backlog) > self.listener.settings.max_pipelined:
+                self._transport.pause_reading()
+        elif state == State.DRAIN:
+            self._pump_rest(self._on_body(data))
+        elif state == State.LINGER:
+            self._body_left -= len(data)
+            if self._body_left < 0:
+                self._transport.abort()
+
+    def eof_received(self) -> bool:
+        """Half a close: what is asked already is still answered (RFC 9112 section 9.6)."""
+        self._eof = True
+        self.may_keep_alive = False
+        if self._state == State.TUNNEL:
+            self._forward.on_tunnel_client_eof()
+            return self._state != State.CLOSED
+        if self._state == State.BUSY:
+            return True
+        if self._state == State.BODY and self._forward.exchange is not None:
+            self._forward.on_client_gone()
+        elif self._state == State.HEAD and self._parser.begun:
+            self._refuse(MalformedRequest("the connection ended within the request head", rule="http.head"))
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state = State.CLOSED
+        self.listener.forget(self, self._peer)
+        self._forward.on_client_gone()
+
+    def pause_writing(self) -> None:
+        self._blocked_since = self._loop.time()
+        if self._forward.exchange is not None:
+            self._forward.on_client_writable(False)
+
+    def resume_writing(self) -> None:
+        self._blocked_since = 0.0
+        if self._forward.exchange is not None:
+            self._forward.on_client_writable(True)
+
+    # requests
+
+    def _pump(self, data: bytes) -> None:
+        """Take one request after the other from `data` for as long as each is over at once."""
+        if self._pumping:
+            self._backlog = data
+            return
+        self._pumping = True
+        try:
+            while data and self._state == State.HEAD:
+                data = self._head(data)
+                if self._state in (State.BODY, State.DRAIN) and data:
+                    data = self._on_body(data)
+                if self._backlog:
+                    data, self._backlog = data + self._backlog, b""
+        finally:
+            self._pumping = False
+        if data and self._state < State.LINGER:
+            self._backlog = data
+
+    def _pump_rest(self, rest: bytes) -> None:
+        if self._state == State.HEAD:
+            data, self._backlog = rest + self._backlog, b""
+            if data:
+                self._pump(data)
+        elif rest:
+            self._backlog = rest + self._backlog
+
+    def _head(self, data: bytes) -> bytes:
+        parser = self._parser
+        begun = parser.begun
+        try:
+            used = parser.feed(data)
+        except Rejection as rejection:
+            self._refuse(rejection)
+            return b""
+        if not used:
+            if not begun:
+                self.deadline = self._loop.time() + self.timeouts.head
+            return b""
+        exchange = Exchange(parser.method, parser.minor, parser.headers, self._peer.address, self._loop.time())
+        try:
+            self._start(exchange)
+        except Rejection as rejection:
+            self._answer_refusal(exchange, rejection)
+        return data[used:] if used < len(data) else b""
+
+    def _start(self, exchange: Exchange) -> None:
+        listener = self.listener
+        settings = listener.settings
+        headers, minor = exchange.headers, exchange.minor
+        self.may_keep_alive = keep_alive = not self._eof and not listener.draining and bool(minor)
+        connection = headers.index.get(b"connection")
+        if connection is not None:
+            wishes = tokens(connection)
+            wanted = keep_alive or (b"keep-alive" in wishes and not listener.draining and not self._eof)
+            self.may_keep_alive = wanted and b"close" not in wishes
+        self._body_left = NO_BODY
+        self._chunked = None
+        check_fields(headers, minor, settings.underscored_headers)
+        length = request_framing(headers, minor)
+        self._body_left = exchange.body_length = length
+        if length == CHUNKED:
+            self._chunked = ChunkedDecoder()
+        if exchange.method == b"TRACE":
+            raise MethodNotImplemented("TRACE is not answered: it would echo credentials", rule="http.trace")
+        target, host = self._parser.target, headers.index.get(b"host")
+        exchange.path, exchange.query = canonical(target, exchange.method, host, settings.target)
+        identify(exchange, self._peer, settings.trusted)
+        websocket = b"upgrade" in headers.index and is_handshake(exchange, length)
+        route = listener.routes.match(exchange)
+        if route is None:
+            raise self._unrouted(exchange)
+        exchange.route = route
+        if websocket:
+            if not route.websocket:
+                raise UpgradeNotAllowed("this route takes no WebSockets", rule=f"routes.{route.name}.websocket")
+            exchange.websocket = True
+        if length > route.limits.max_body:
+            raise BodyTooLarge(f"the body exceeds {route.limits.max_body} bytes", rule="limits.max_body")
+        self._state = State.BUSY if length == NO_BODY else State.BODY
+        self.deadline = exchange.started + listener.first_check
+        self._forward.begin(exchange, route, length, expects=b"expect" in headers.index)
+
+    def _unrouted(self, exchange: Exchange) -> Rejection:
+        methods = self.listener.routes.methods_at(exchange)
+        if methods:
+            allow = b", ".join(sorted(methods))
+            return MethodNotAllowed(
+                f"this path takes {allow.decode()}", remedy="Use one of the allowed methods.", rule="routes",
+                headers=((b"allow", allow),),
+            )  # fmt: skip
+        return NoRoute("no route matches this host, path and method", rule="routes")
+
+    # bodies
+
+    def _on_body(self, data: bytes) -> bytes:
+        """Hand body bytes on (or drop them, draining); return what follows the message."""
+        draining = self._state == State.DRAIN
+        rest = b""
+        if self._chunked is not None:
+            try:
+                payload = self._chunked.feed(data)
+            except Rejection as rejection:
+                self._broken_body(rejection)
+                return b""
+            ended = self._chunked.done
+            rest = self._chunked.rest if ended else b""
+            size = len(data)
+        else:
+            size = len(data)
+            if size > self._body_left:
+                payload, rest = data[: self._body_left], data[self._body_left :]
+            else:
+                payload = data
+            self._body_left -= len(payload)
+            ended = self._body_left == 0
+        if draining:
+            return self._on_drained(size, ended, rest)
+        if payload:
+            self._forward.on_client_data(payload)
+        if ended:
+            if self._state == State.BODY:
+                self._state = State.BUSY
+                self._forward.on_client_end(self._chunked.trailers if self._chunked else [])
+            elif self._state == State.DRAIN:
+                self._next()
+        return rest
+
+    def _broken_body(self, rejection: Rejection) -> None:
+        if self._forward.exchange is not None and self._state == State.BODY:
+            self._forward.refuse(rejection)
+        else:
+            self._linger()
+
+    def _on_drained(self, size: int, ended: bool, rest: bytes) -> bytes:
+        self._drained += size
+        if ended:
+            self._next()
+        elif self._drained > DRAIN_LIMIT:
+            self._linger()
+        return rest
+
+    def can_drain(self, expects: bool) -> bool:
+        """Whether the rest of the request is small enough to be read and dropped."""
+        if self._state != State.BODY:
+            return True
+        return not expects and self._chunked is None and self._body_left <= DRAIN_LIMIT
+
+    # what the Forwarder calls
+
+    def send(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def hold(self) -> None:
+        if not self.held:
+            self.held = True
+            self._transport.pause_reading()
+
+    def read_on(self) -> None:
+        if self.held:
+            self.held = False
+            self._transport.resume_reading()
+
+    def blocked_for(self, now: float) -> float:
+        """Seconds since the client last took what was sent; 0 where nothing waits."""
+        return now - self._blocked_since if self._blocked_since else 0.0
+
+    def on_tunnel(self) -> None:
+        self._state = State.TUNNEL
+        early, self._backlog = self._backlog, b""
+        if early:
+            self._forward.on_tunnel_client_data(early)
+        if self._eof:
+            self._forward.on_tunnel_client_eof()
+
+    def end_of_stream(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def on_exchange_end(self, exchange: Exchange, *, clean: bool, keep_alive: bool) -> None:
+        self.listener.on_exchange_end(exchange)
+        if self._state == State.CLOSED:
+            return
+        self.read_on()
+        if not clean or self._state == State.TUNNEL:
+            self._close()
+        elif not keep_alive:
+            self._linger() if self._state == State.BODY or self._backlog else self._close()
+        elif self._state == State.BODY:
+            self._state = State.DRAIN
+            self._drained = 0
+            self.deadline = self._loop.time() + self.timeouts.body_progress
+        else:
+            self._next()
+
+    def _next(self) -> None:
+        """Ready for the next request; it may be waiting already."""
+        self._state = State.HEAD
+        self.deadline = self._loop.time() + self.timeouts.idle
+        if self._backlog and not self._pumping:
+            data, self._backlog = self._backlog, b""
+            self._transport.resume_reading()
+            self._pump(data)
+
+    # ends
+
+    def _refuse(self, rejection: Rejection) -> None:
+        """Refuse before there is a whole request head."""
+        parser = self._parser
+        exchange = Exchange(parser.method or b"-", 1, Headers(parser.pairs), self._peer.address, self._loop.time())
+        self.may_keep_alive = False
+        self._answer_refusal(exchange, rejection)
+
+    def _answer_refusal(self, exchange: Exchange, rejection: Rejection) -> None:
+        """Refuse before a route's chain has begun; the default chain's answer hooks run all the same."""
+        exchange.rejection = rejection.reason
+        chain = exchange.route.chain if exchange.route else self.listener.default_chain
+        self.listener.name(exchange)
+        self.listener.on_rejected(exchange, rejection)
+        response = refusal(exchange, rejection)
+        chain.on_response(exchange, response)
+        unread = self._body_left != NO_BODY
+        if rejection.ends_connection or b"expect" in exchange.headers.index or not 0 <= self._body_left <= DRAIN_LIMIT:
+            self.may_keep_alive = False
+        self._forward.answer_alone(exchange, response)
+        keep_alive = self.may_keep_alive
+        self._state = State.BODY if unread else State.BUSY
+        if not keep_alive:
+            self._state = State.BODY
+        self.on_exchange_end(exchange, clean=True, keep_alive=keep_alive)
+
+    def _linger(self) -> None:
+        """Close so that the client can still read the answer: end our side, drop what comes, then go (RFC 9112 9.6)."""
+        self._state = State.LINGER
+        self._backlog = b""
+        self._body_left = DRAIN_LIMIT
+        self.deadline = self._loop.time() + LINGER_SECONDS
+        if self._eof:
+            self._transport.close()
+        elif not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def _close(self) -> None:
+        self._state = State.LINGER
+        self._backlog = b""
+        self._transport.close()
+
+    def sweep(self, now: float) -> None:
+        """The deadline is over; called by the listener."""
+        if self._forward.exchange is not None:
+            self._forward.check(now)
+            return
+        self.deadline = NEVER
+        if self._state == State.HEAD and self._parser.begun:
+            self._refuse(SlowClient("the request head came too slowly", rule="timeouts.head"))
+        elif self._state == State.HEAD:
+            self._close()
+        elif self._state == State.DRAIN:
+            self._linger()
+        else:
+            self._transport.abort()
+
+    def close_if_idle(self) -> None:
+        """Draining: a connection that waits for its next request ends."""
+        self.may_keep_alive = False
+        if self._state == State.HEAD and not self._parser.begun:
+            self._close()
+
+    def cut(self) -> None:
+        self._transport.abort()

@@ -1,0 +1,154 @@
+"""Accepts connections, counts them, sweeps their deadlines, and drains."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.addresses import Networks, normalise
+from proxy.exchange import Exchange
+from proxy.filter import FilterChain
+from proxy.forwarding import Peer
+from proxy.listener.http1 import Downstream, Timeouts
+from proxy.rejection import Rejection
+from proxy.routing import RouteTable
+from proxy.target import TargetRules
+from proxy.telemetry.stats import ListenerStats
+from proxy.upstream.cluster import Cluster
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSettings:
+    """Bounds in bytes and counts; `per_client` counts connections of one untrusted address."""
+
+    host: str
+    port: int
+    timeouts: Timeouts
+    target: TargetRules
+    trusted: Networks
+    underscored_headers: str
+    max_head: int
+    max_fields: int
+    max_pipelined: int
+    max_connections: int
+    per_client: int
+    backlog: int
+
+
+class Listener:
+    """One address that clients connect to; `routes` is swapped whole on reload."""
+
+    def __init__(
+        self,
+        settings: ListenerSettings,
+        routes: RouteTable,
+        default_chain: FilterChain,
+        clusters: dict[str, Cluster],
+        name: Callable[[Exchange], None],
+        completed: Callable[[Exchange], None],
+        rejected: Callable[[Exchange, Rejection], None],
+    ) -> None:
+        self.settings = settings
+        self.routes = routes
+        self.default_chain = default_chain
+        self.clusters = clusters
+        self.loop = asyncio.get_running_loop()
+        self.stats = ListenerStats()
+        self.draining = False
+        self.name = name
+        self.on_exchange_end = completed
+        self.on_rejected = rejected
+        self.first_check = min(settings.timeouts.body_progress, SWEEP_SECONDS * 4)
+        self._connections: set[Downstream] = set()
+        self._by_client: defaultdict[str, int] = defaultdict(int)
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        return int(self._server.sockets[0].getsockname()[1]) if self._server else self.settings.port
+
+    async def start(self) -> None:
+        """Listen; raises OSError where the address can't be had."""
+        settings = self.settings
+        self._server = await self.loop.create_server(
+            lambda: Downstream(self), settings.host, settings.port, backlog=settings.backlog, reuse_address=True
+        )
+        self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
+
+    def peer_of(self, peername: tuple[str, int] | None) -> Peer:
+        address = normalise(peername[0]) if peername else None
+        address = address or "0.0.0.0"  # noqa: S104  # an address to report, not to bind
+        return Peer(address, b"http", address in self.settings.trusted)
+
+    def admit(self, connection: Downstream, peer: Peer) -> str:
+        """Count the connection in; says why where it is one too many."""
+        self._connections.add(connection)
+        self.stats.connections_total += 1
+        self._by_client[peer.address] += 1
+        if len(self._connections) > self.settings.max_connections:
+            return f"{self.settings.max_connections} connections are open"
+        if not peer.trusted and self._by_client[peer.address] > self.settings.per_client:
+            return f"{self.settings.per_client} connections from this address are open"
+        return ""
+
+    def forget(self, connection: Downstream, peer: Peer) -> None:
+        self._connections.discard(connection)
+        left = self._by_client[peer.address] - 1
+        if left:
+            self._by_client[peer.address] = left
+        else:
+            del self._by_client[peer.address]
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._connections)
+
+    async def _sweep(self) -> None:
+        while True:
+            due = time.perf_counter() + SWEEP_SECONDS
+            await asyncio.sleep(SWEEP_SECONDS)
+            self.stats.loop_lag.observe(max(0.0, time.perf_counter() - due))
+            now = self.loop.time()
+            for connection in [c for c in self._connections if c.deadline <= now]:
+                try:
+                    connection.sweep(now)
+                except Exception:
+                    log.exception("a connection could not be checked")
+                    connection.cut()
+            for cluster in self.clusters.values():
+                cluster.sweep(now)
+
+    async def drain(self, seconds: float) -> bool:
+        """Take no more connections, let exchanges end; True where all ended in time, else what is left is cut."""
+        self.draining = True
+        if self._server:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.close_if_idle()
+        deadline = self.loop.time() + seconds
+        while self._connections and self.loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        ended = not self._connections
+        for connection in list(self._connections):
+            connection.cut()
+        return ended
+
+    async def close(self) -> None:
+        if self._server:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.cut()
+        if self._sweeper:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
+        for cluster in self.clusters.values():
+            await cluster.close()

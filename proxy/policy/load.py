@@ -1,0 +1,114 @@
+"""A policy file to a checked `Policy`, or all that is wrong with it as file:line:column."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from proxy.policy.document import Document, Path_, dotted, read
+from proxy.policy.findings import Finding, PolicyError
+from proxy.policy.model import Policy
+from proxy.policy.switches import apply
+
+
+def load(path: Path, environment: Mapping[str, str] | None = None) -> Policy:
+    """Raises PolicyError with every finding; the environment of the process is used where none is given."""
+    environment = os.environ if environment is None else environment
+    document = read(path, environment)
+    try:
+        policy = Policy.model_validate(document.data)
+    except ValidationError as error:
+        raise PolicyError([_finding(document, dict(one)) for one in error.errors()]) from None
+    findings = list(_references(policy, document))
+    if findings:
+        raise PolicyError(findings)
+    try:
+        return apply(policy, environment)
+    except ValueError as error:
+        raise PolicyError([Finding(str(path), 1, 1, "environment", str(error))]) from None
+
+
+def _finding(document: Document, error: dict[str, Any]) -> Finding:
+    path = _known(document, tuple(error["loc"]))
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        line, column = document.place(path, key=True)
+        return Finding(document.file, line, column, dotted(path), f"unknown key.{_did_you_mean(path)}")
+    line, column = document.place(path)
+    if kind == "missing":
+        what = f'"{error["loc"][-1]}" is missing'
+    elif kind == "value_error":
+        what = str(error["ctx"]["error"])
+    else:
+        what = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+    return Finding(document.file, line, column, dotted(path), what)
+
+
+def _known(document: Document, location: Path_) -> Path_:
+    """The location without the parts that pydantic adds for unions and keys."""
+    path: Path_ = ()
+    for part in location:
+        if (*path, part) in document.values:
+            path = (*path, part)
+    return path
+
+
+def _did_you_mean(path: Path_) -> str:
+    model = _model_at(path[:-1])
+    names = list(model.model_fields) if model else []
+    near = difflib.get_close_matches(str(path[-1]), names, n=1)
+    return f' Did you mean "{near[0]}"?' if near else f" Known are: {', '.join(names)}" if names else ""
+
+
+def _model_at(path: Path_) -> type[BaseModel] | None:
+    kind: Any = Policy
+    for part in path:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(str(part))
+            kind = field.annotation if field else None
+        else:
+            arguments = getattr(kind, "__args__", ())
+            kind = arguments[-1] if arguments else None
+        while kind is not None and not isinstance(kind, type) and type(None) in getattr(kind, "__args__", ()):
+            kind = next(a for a in kind.__args__ if a is not type(None))
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _references(policy: Policy, document: Document) -> list[Finding]:
+    """Names that lead nowhere, and what only shows across sections."""
+    findings: list[Finding] = []
+
+    def find(path: Path_, what: str) -> None:
+        line, column = document.place(path)
+        findings.append(Finding(document.file, line, column, dotted(path), what))
+
+    for name, route in policy.routes.items():
+        if route.to not in policy.clusters:
+            find(("routes", name, "to"), f'there is no cluster "{route.to}".{_nearest(route.to, policy.clusters)}')
+        for index, used in enumerate(route.use or ()):
+            if used not in policy.policies:
+                find(("routes", name, "use", index), f'there is no policy "{used}".{_nearest(used, policy.policies)}')
+    for index, used in enumerate(policy.defaults.use):
+        if used not in policy.policies:
+            find(("defaults", "use", index), f'there is no policy "{used}".{_nearest(used, policy.policies)}')
+    if policy.admin.token is None and not _loopback(policy.admin.address[0]):
+        find(("admin", "address"), "an admin address that is not loopback needs admin.token")
+    return findings
+
+
+def _nearest(name: str, known: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f' Did you mean "{near[0]}"?' if near else f" Known are: {', '.join(known) or 'none'}"
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,232 @@
+"""What a policy file may say, as pydantic models; `policy.compile` turns it into the objects that run.
+
+Every field has the strict default; unknown keys are errors. The JSON Schema of `Policy` is what `schema` prints.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from proxy.policy.values import Address, Duration, Size
+
+Network = IPv4Network | IPv6Network
+ModeName = Literal["off", "shadow", "enforce"]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+MethodName = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
+_ORIGIN = re.compile(r"\*|https?://(?:\*\.)?[A-Za-z0-9.-]+(?::\d{1,5})?|null")
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class TimeoutsModel(Model):
+    """How long a client may take. `min_body_rate` is bytes a second over each `body_progress`."""
+
+    head: Duration = 10.0
+    idle: Duration = 60.0
+    body_progress: Duration = 15.0
+    min_body_rate: Size = 240
+    write_stall: Duration = 60.0
+
+
+class BoundsModel(Model):
+    head: Size = 64 * 1024
+    fields: Annotated[int, Field(ge=8, le=1000)] = 100
+    pipelined: Size = 64 * 1024
+    connections: Annotated[int, Field(ge=1)] = 32768
+    connections_per_client: Annotated[int, Field(ge=1)] = 16384
+    backlog: Annotated[int, Field(ge=1)] = 4096
+
+
+class HttpModel(Model):
+    """How what can be read in two ways is read; the default refuses."""
+
+    dot_segments: Literal["refuse", "resolve"] = "refuse"
+    duplicate_slashes: Literal["refuse", "merge", "keep"] = "refuse"
+    encoded_slash: Literal["refuse", "keep", "decode"] = "refuse"
+    backslash: Literal["refuse", "keep", "slash"] = "refuse"
+    encoded_controls: Literal["refuse", "keep"] = "refuse"
+    invalid_utf8: Literal["refuse", "keep"] = "refuse"
+    absolute_form: Literal["accept", "refuse"] = "accept"
+    underscored_headers: Literal["refuse", "drop", "allow"] = "refuse"
+
+
+class ListenerModel(Model):
+    address: Address
+    timeouts: TimeoutsModel = TimeoutsModel()
+    bounds: BoundsModel = BoundsModel()
+    http: HttpModel = HttpModel()
+    drain: Duration = 30.0
+
+
+class AdminModel(Model):
+    """`token` is needed where the address is not loopback; write it as `${NAME}` or `token_file`."""
+
+    address: Address
+    token: SecretStr | None = None
+
+
+class AccessLogModel(Model):
+    enabled: bool = True
+    sample: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+
+class RedisModel(Model):
+    """Where shared state will live; nothing of this release asks for it yet."""
+
+    url: SecretStr
+    timeout: Duration = 0.02
+
+
+class ClusterTimeouts(Model):
+    connect: Duration = 1.0
+    wait: Duration = 2.0
+    idle: Duration = 4.0
+
+
+class ClusterModel(Model):
+    endpoints: Annotated[list[Address], Field(min_length=1)]
+    balance: Literal["round_robin", "least_request"] = "round_robin"
+    max_connections: Annotated[int, Field(ge=1)] = 512
+    max_waiting: Annotated[int, Field(ge=0)] = 4096
+    timeouts: ClusterTimeouts = ClusterTimeouts()
+
+
+class RuleModel(Model):
+    mode: ModeName = "enforce"
+
+
+class IpAccessModel(RuleModel):
+    allow: list[Network] = []
+    deny: list[Network] = []
+
+
+class CorsModel(RuleModel):
+    origins: Annotated[list[str], Field(min_length=1)]
+    methods: list[MethodName] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+    headers: list[str] = ["authorization", "content-type", "x-request-id", "x-correlation-id"]
+    expose: list[str] = ["x-request-id", "x-correlation-id"]
+    credentials: bool = False
+    max_age: Duration = 600.0
+
+    @field_validator("origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """One environment variable may hold several, separated by commas."""
+        if isinstance(value, list):
+            return [part.strip() for item in value for part in str(item).split(",") if part.strip()]
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> CorsModel:
+        for origin in self.origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f'"{origin}" is not an origin. Write scheme://host[:port], or scheme://*.host')
+        if self.credentials and "*" in self.origins:
+            raise ValueError('credentials cannot go to every origin. Name the origins instead of "*"')
+        return self
+
+
+class SecurityHeadersModel(RuleModel):
+    """Helmet's set. `null` leaves a header out; `csp` maps directives to sources, `{nonce}` stands for a fresh nonce."""
+
+    preset: Literal["helmet", "none"] = "helmet"
+    upstream: Literal["keep", "override", "append"] = "override"
+    csp: dict[str, list[str]] | None = None
+    csp_report_only: bool = False
+    hsts: str | None = None
+    headers: dict[str, str | None] = {}
+
+    @field_validator("headers")
+    @classmethod
+    def _values(cls, value: dict[str, str | None]) -> dict[str, str | None]:
+        for name, text in value.items():
+            if not re.fullmatch(r"[A-Za-z0-9-]+", name) or (text is not None and not _HEADER_VALUE.fullmatch(text)):
+                raise ValueError(f'"{name}" is no header, or its value holds characters that no header may hold')
+        return value
+
+    @field_validator("csp")
+    @classmethod
+    def _directives(cls, value: dict[str, list[str]] | None) -> dict[str, list[str]] | None:
+        for directive, sources in (value or {}).items():
+            if not re.fullmatch(r"[a-z-]+", directive) or any(re.search(r"[;,\s\x00-\x1f]", s) for s in sources):
+                raise ValueError(f'"{directive}" is no CSP directive, or a source of it holds ; , or a space')
+        return value
+
+
+class RequestModel(RuleModel):
+    """What requests may look like; empty lists and nulls allow everything."""
+
+    methods: list[MethodName] = []
+    media_types: list[str] = []
+    max_target: Size | None = None
+    max_body: Size | None = None
+
+
+class PolicySet(Model):
+    ip: IpAccessModel | None = None
+    cors: CorsModel | None = None
+    security_headers: SecurityHeadersModel | None = None
+    request: RequestModel | None = None
+
+
+class RouteTimeouts(Model):
+    """`per_try` runs from the request's end to the answer's head, `request` over the whole exchange."""
+
+    request: Duration = 3600.0
+    per_try: Duration = 15.0
+    stream_idle: Duration = 300.0
+    websocket_idle: Duration = 3600.0
+
+
+class MatchModel(Model):
+    path: str | None = None
+    prefix: str | None = None
+    hosts: list[str] = []
+    methods: list[MethodName] = []
+    headers: dict[str, str | None] = {}
+
+    @model_validator(mode="after")
+    def _one_of(self) -> MatchModel:
+        if (self.path is None) == (self.prefix is None):
+            raise ValueError("a route matches either a path or a prefix. Write one of them: {prefix: /}")
+        where = self.path if self.path is not None else self.prefix
+        if not str(where).startswith("/"):
+            raise ValueError(f'"{where}" does not begin with a slash. Write /{where}')
+        return self
+
+
+class RouteModel(Model):
+    match: MatchModel
+    to: str
+    use: list[str] | None = None
+    timeouts: RouteTimeouts = RouteTimeouts()
+    max_body: Size | None = None
+    max_buffered: Size = 1024 * 1024
+    websocket: bool = True
+
+
+class DefaultsModel(Model):
+    """What every route has unless it says otherwise; `use` is also the chain of refusals that meet no route."""
+
+    use: list[str] = []
+    max_body: Size = 10 * 1024 * 1024
+
+
+class Policy(Model):
+    version: Literal[1]
+    listener: ListenerModel
+    admin: AdminModel
+    trusted_proxies: list[Network] = []
+    redis: RedisModel | None = None
+    access_log: AccessLogModel = AccessLogModel()
+    clusters: Annotated[dict[Name, ClusterModel], Field(min_length=1)]
+    policies: dict[Name, PolicySet] = {}
+    defaults: DefaultsModel = DefaultsModel()
+    routes: Annotated[dict[Name, RouteModel], Field(min_length=1)]

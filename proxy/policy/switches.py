@@ -1,0 +1,38 @@
+"""The report's environment switches: each turns off what it names, whatever the file says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from proxy.policy.model import Policy, PolicySet
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+RULES = {"SECURITY_HEADERS_ENABLED": "security_headers"}
+"""Switch and the rule of a policy set that it governs; RATE_LIMIT_ENABLED joins with the limits."""
+
+
+def flag(name: str, environment: Mapping[str, str]) -> bool:
+    """Whether the switch is on; unset is on. Raises ValueError where it is neither on nor off."""
+    value = environment.get(name, "").strip().lower()
+    if not value or value in _TRUE:
+        return True
+    if value in _FALSE:
+        return False
+    raise ValueError(f"{name} is neither true nor false")
+
+
+def apply(policy: Policy, environment: Mapping[str, str]) -> Policy:
+    """The policy with the rules switched off that the environment switches off."""
+    off = [rule for switch, rule in RULES.items() if not flag(switch, environment)]
+    if not off:
+        return policy
+    sets = {name: _without(chosen, off) for name, chosen in policy.policies.items()}
+    return policy.model_copy(update={"policies": sets})
+
+
+def _without(chosen: PolicySet, off: list[str]) -> PolicySet:
+    changed = {
+        rule: model.model_copy(update={"mode": "off"}) for rule in off if (model := getattr(chosen, rule)) is not None
+    }
+    return chosen.model_copy(update=changed)

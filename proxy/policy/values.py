@@ -1,0 +1,44 @@
+"""The small values that a policy is written with: durations, sizes, addresses."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)?")
+_BYTES = {None: 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})")
+
+
+def seconds(value: object) -> float:
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if not match:
+        raise ValueError(f'"{value}" is not a duration. Write a number with ms, s, m, h or d: 15s')
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def size(value: object) -> int:
+    match = _SIZE.fullmatch(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else None
+    if not match:
+        raise ValueError(f'"{value}" is not a size. Write bytes, or a number with KiB, MiB or GiB: 10MiB')
+    return int(match[1]) * _BYTES[match[2]]
+
+
+def address(value: object) -> tuple[str, int]:
+    match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
+    if not match or int(match[3]) > 65535:
+        raise ValueError(f'"{value}" is not an address. Write host:port, or [v6]:port')
+    return match[1] or match[2], int(match[3])
+
+
+
+Duration = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
+"""Seconds as a float, written as `250ms`, `15s`, `5m`."""
+Size = Annotated[int, BeforeValidator(size), Field(ge=0)]
+"""Bytes, written as `512`, `64KiB`, `10MiB`."""
+Address = Annotated[tuple[str, int], BeforeValidator(address)]
+"""Host and port."""

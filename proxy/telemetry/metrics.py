@@ -1,0 +1,85 @@
+"""The counters of `telemetry.stats` as Prometheus families, made when asked for. Labels are names from the policy."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from proxy import __version__
+from proxy.listener.server import Listener
+from proxy.telemetry.access_log import AccessLog
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Metrics:
+    """A prometheus-client collector over one listener."""
+
+    def __init__(self, listener: Listener, access_log: AccessLog | None) -> None:
+        self._listener = listener
+        self._access_log = access_log
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def expose(self) -> bytes:
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._routes()
+        yield from self._clusters()
+        yield from self._process()
+
+    def _routes(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily("proxy_requests", "Exchanges that ended, by answer status", labels=["route", "status"])
+        seconds = HistogramMetricFamily("proxy_request_duration_seconds", "Head received to answer ended", labels=["route"])
+        size_in = HistogramMetricFamily("proxy_request_size_bytes", "Request bodies", labels=["route"])
+        size_out = HistogramMetricFamily("proxy_response_size_bytes", "Response bodies", labels=["route"])
+        in_flight = GaugeMetricFamily("proxy_requests_in_flight", "Exchanges that run now", labels=["route"])
+        for route in self._listener.routes.routes:
+            stats = route.stats
+            for status, count in list(stats.statuses.items()):
+                requests.add_metric([route.name, str(status)], count)
+            in_flight.add_metric([route.name], stats.in_flight)
+            for family, histogram in ((seconds, stats.durations), (size_in, stats.bytes_in), (size_out, stats.bytes_out)):
+                family.add_metric([route.name], histogram.cumulative(), histogram.total)
+        rejections = CounterMetricFamily("proxy_rejections", "Refusals", labels=["rule", "reason", "mode"])
+        for key, count in list(self._listener.stats.rejections.items()):
+            rejections.add_metric(list(key), count)
+        yield from (requests, seconds, size_in, size_out, in_flight, rejections)
+
+    def _clusters(self) -> Iterator[Metric]:
+        outcomes = CounterMetricFamily("proxy_upstream_requests", "Exchanges by outcome", labels=["cluster", "outcome"])
+        seconds = HistogramMetricFamily("proxy_upstream_duration_seconds", "Request sent to answer head", labels=["cluster"])
+        retries = CounterMetricFamily("proxy_upstream_retries", "Repeats on stale connections", labels=["cluster"])
+        pools = GaugeMetricFamily("proxy_upstream_connections", "Connections by state", labels=["cluster", "endpoint", "state"])
+        for cluster in self._listener.clusters.values():
+            for outcome, count in list(cluster.stats.outcomes.items()):
+                outcomes.add_metric([cluster.name, outcome], count)
+            seconds.add_metric([cluster.name], cluster.stats.durations.cumulative(), cluster.stats.durations.total)
+            retries.add_metric([cluster.name], cluster.stats.retries)
+            for endpoint in cluster.endpoints:
+                pool = endpoint.pool
+                for state, count in (("open", len(pool.open)), ("idle", pool.idle), ("waiting", pool.waiting)):
+                    pools.add_metric([cluster.name, endpoint.address, state], count)
+        yield from (outcomes, seconds, retries, pools)
+
+    def _process(self) -> Iterator[Metric]:
+        stats = self._listener.stats
+        yield GaugeMetricFamily("proxy_connections", "Client connections open", self._listener.open_connections)
+        yield CounterMetricFamily("proxy_connections_accepted", "Client connections ever", stats.connections_total)
+        lag = HistogramMetricFamily("proxy_event_loop_lag_seconds", "How late the loop wakes")
+        lag.add_metric([], stats.loop_lag.cumulative(), stats.loop_lag.total)
+        yield lag
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+        yield GaugeMetricFamily("process_resident_memory_bytes", "Resident memory", resident)
+        yield GaugeMetricFamily("process_open_fds", "Open files", len(os.listdir("/proc/self/fd")))
+        dropped = self._access_log.dropped if self._access_log else 0
+        yield CounterMetricFamily("proxy_access_log_dropped", "Records not written", dropped)
+        info = GaugeMetricFamily("proxy_build_info", "Version", labels=["version", "python"])
+        info.add_metric([__version__, platform.python_version()], 1)
+        yield info
