@@ -45,7 +45,9 @@ def _load(path: Path) -> Policy:
 
 @main.command()
 @policy_option
-@click.option("--log-level", default="INFO", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), show_default=True)
+@click.option(
+    "--log-level", default="INFO", type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"]), show_default=True
+)
 def run(path: Path, log_level: str) -> None:
     """Serve by the policy until SIGTERM."""
     policy = _load(path)
@@ -104,7 +106,9 @@ def routes(path: Path, method: str, host: str, target: str | None) -> None:
             exchange = Exchange(method.encode(), 1, Headers([(b"host", host.encode())]), "127.0.0.1", 0.0)
             rules = policy.listener.http.model_dump(exclude={"underscored_headers"})
             try:
-                exchange.path, exchange.query = canonical(target.encode(), method.encode(), host.encode(), TargetRules(**rules))
+                exchange.path, exchange.query = canonical(
+                    target.encode(), method.encode(), host.encode(), TargetRules(**rules)
+                )
             except Rejection as rejection:
                 click.echo(f"refused: {rejection.status} {rejection.detail} (rule {rejection.rule})")
                 return 1
@@ -116,7 +120,8 @@ def routes(path: Path, method: str, host: str, target: str | None) -> None:
         for route in shown:
             methods = ",".join(sorted(m.decode() for m in route.matcher.methods)) or "any"
             rules_shown = " → ".join(("request_id", *route.rule_names))
-            click.echo(f"{route.name}: {methods} {route.matcher.kind} {route.matcher.path.decode()} → {route.cluster.name}; {rules_shown}")
+            where = f"{methods} {route.matcher.kind} {route.matcher.path.decode()}"
+            click.echo(f"{route.name}: {where} → {route.cluster.name}; {rules_shown}")
         return 0
 
     sys.exit(asyncio.run(look()))

@@ -76,7 +76,16 @@ class Filter:
 class FilterChain:
     """The filters of a route with, for each hook, the bound methods of those that override it."""
 
-    __slots__ = ("_completes", "_requests", "buffers_request", "buffers_response", "client_payload", "filters", "responses", "upstream_payload")
+    __slots__ = (
+        "_completes",
+        "_requests",
+        "buffers_request",
+        "buffers_response",
+        "client_payload",
+        "filters",
+        "responses",
+        "upstream_payload",
+    )
 
     def __init__(self, filters: tuple[Filter, ...]) -> None:
         self.filters = filters

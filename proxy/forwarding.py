@@ -103,7 +103,13 @@ def _lines(chain: bytes, node: bytes, scheme: bytes, host: bytes, earlier: bytes
     lines = b"x-forwarded-for: %b\r\nx-forwarded-proto: %b\r\n" % (chain, scheme)
     if not host:
         return lines + b"forwarded: %b%b;proto=%b\r\n" % (earlier, node, scheme)
-    return lines + b'x-forwarded-host: %b\r\nforwarded: %b%b;proto=%b;host="%b"\r\n' % (host, earlier, node, scheme, host)
+    return lines + b'x-forwarded-host: %b\r\nforwarded: %b%b;proto=%b;host="%b"\r\n' % (
+        host,
+        earlier,
+        node,
+        scheme,
+        host,
+    )
 
 
 def request_head(exchange: Exchange, length: int, endpoint: str) -> bytes:

@@ -76,7 +76,9 @@ class Admin:
         return _state(self._proxy.ready, "draining" if self._proxy.started else "starting")
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._proxy.metrics.expose(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        return web.Response(
+            body=self._proxy.metrics.expose(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
 
     async def _config(self, _: web.Request) -> web.Response:
         return web.json_response(text=self._proxy.policy.model_dump_json(indent=2))

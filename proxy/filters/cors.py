@@ -63,10 +63,15 @@ class Cors(Filter):
         if origin not in self._origins:
             if not self._same_origin(exchange, origin):
                 self._rule.refuse(
-                    exchange, Forbidden("this origin has no access", remedy="Ask the operator to list it under cors.origins.")
+                    exchange,
+                    Forbidden("this origin has no access", remedy="Ask the operator to list it under cors.origins."),
                 )
             return
-        if exchange.method == b"OPTIONS" and b"access-control-request-method" in index and self._rule.enforces(exchange):
+        if (
+            exchange.method == b"OPTIONS"
+            and b"access-control-request-method" in index
+            and self._rule.enforces(exchange)
+        ):
             raise Answered(self._preflight(exchange))
 
     def _same_origin(self, exchange: Exchange, origin: bytes) -> bool:
@@ -86,7 +91,9 @@ class Cors(Filter):
         origin = exchange.headers.index.get(b"origin")
         if origin is None or not self._rule.enforces(exchange):
             return
-        response.headers.remove([name for name in response.headers.index if name.startswith(b"access-control-allow-origin")])
+        response.headers.remove(
+            [name for name in response.headers.index if name.startswith(b"access-control-allow-origin")]
+        )
         response.headers.add(b"vary", b"Origin")
         if origin not in self._origins:
             return

@@ -34,7 +34,9 @@ class RequestLimits(Filter):
             allow = b", ".join(sorted(self._methods))
             self._rule.refuse(
                 exchange,
-                MethodNotAllowed(f"allowed are {allow.decode()}", remedy="Use one of them.", headers=((b"allow", allow),)),
+                MethodNotAllowed(
+                    f"allowed are {allow.decode()}", remedy="Use one of them.", headers=((b"allow", allow),)
+                ),
             )
         if self._max_target and len(exchange.path) + len(exchange.query) > self._max_target:
             self._rule.refuse(exchange, TargetTooLong(f"the target exceeds {self._max_target} bytes"))

@@ -30,7 +30,17 @@ class HeaderSet:
 
 
 class SecurityHeaders(Filter):
-    __slots__ = ("_block", "_entropy", "_names", "_nonces", "_pairs", "_present", "_rule", "_secure_block", "_secure_pairs")
+    __slots__ = (
+        "_block",
+        "_entropy",
+        "_names",
+        "_nonces",
+        "_pairs",
+        "_present",
+        "_rule",
+        "_secure_block",
+        "_secure_pairs",
+    )
 
     def __init__(self, rule: Rule, headers: HeaderSet, entropy: Entropy) -> None:
         self._rule = rule

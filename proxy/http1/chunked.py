@@ -15,7 +15,9 @@ MAX_LINE = 1024
 MAX_EXTENSIONS = 16 * 1024
 MAX_TRAILERS = 8 * 1024
 
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e]|\\[\t\x20-\x7e])*"'
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;%b(?:=(?:%b|%b))?)*" % (_TOKEN, _TOKEN, _QUOTED))
 _TRAILER = re.compile(rb"([!#$%&'*+\-.^`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
 _NOT_IN_TRAILERS = HOP_BY_HOP | {
     b"host", b"content-length", b"content-type", b"content-encoding", b"content-range", b"authorization", b"cookie",

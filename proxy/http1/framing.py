@@ -21,7 +21,9 @@ _SINGLE = frozenset(
     }
 )  # fmt: skip
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
-_HOST = re.compile(rb"(?:[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_HOST = re.compile(
+    rb"(?:[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
+)
 _NEEDS_A_LOOK = frozenset({b"transfer-encoding", b"content-length", b"expect"})
 
 

@@ -128,7 +128,7 @@ class RequestHeadParser:
         """llhttp stopped: say it in words that help the sender."""
         text = str(error)
         version = _VERSION.search(data)
-        if "HTTP version" in text and version and version.group(1) not in (b"1",):
+        if "HTTP version" in text and version and version[0] not in (b" HTTP/1.1\r\n", b" HTTP/1.0\r\n"):
             return UnsupportedVersion("only HTTP/1.1 and HTTP/1.0 are spoken here")
         return MalformedRequest(f"not a valid HTTP/1.1 request head: {_plain(text)}")
 

@@ -97,5 +97,3 @@ def _lines(response: Response) -> list[bytes]:
     lines += [b"%b: %b\r\n" % pair for pair in headers.pairs if pair[0] not in removed]
     lines += response.blocks
     return lines
-
-

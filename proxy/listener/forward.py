@@ -327,7 +327,12 @@ class Forwarder:
             self._finish(clean=False)
             return
         stale = connection is not None and connection.reused and not connection.answered
-        if stale and exchange.method in SAFE_TO_REPEAT and self._length == NO_BODY and self._retries < MAX_STALE_RETRIES:
+        if (
+            stale
+            and exchange.method in SAFE_TO_REPEAT
+            and self._length == NO_BODY
+            and self._retries < MAX_STALE_RETRIES
+        ):
             self._retries += 1
             self._route.cluster.stats.retries += 1
             self._give_back_endpoint()
@@ -348,7 +353,9 @@ class Forwarder:
             exchange.failure = "slow-reader"
             self._finish(clean=False)
         elif now - exchange.started > limits.request:
-            self._conclude(UpstreamTimeout(f"the exchange took longer than {limits.request:g} s", rule="timeouts.request"))
+            self._conclude(
+                UpstreamTimeout(f"the exchange took longer than {limits.request:g} s", rule="timeouts.request")
+            )
         elif self._answer.begun:
             if not client.blocked_for(now) and now - self._upstream_at > limits.stream_idle:
                 exchange.failure = "stream-idle"

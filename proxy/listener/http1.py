@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from proxy.exchange import Exchange
-from proxy.forwarding import Peer, identify
+from proxy.exchange import Exchange, Response
+from proxy.forwarding import identify
 from proxy.headers import Headers, tokens
 from proxy.http1.chunked import ChunkedDecoder
 from proxy.http1.framing import CHUNKED, NO_BODY, check_fields, request_framing
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 DRAIN_LIMIT = 256 * 1024
 """Bytes of a refused or unwanted body that are read and dropped so that the connection can stay."""
 LINGER_SECONDS = 2.0
+ALLOW = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+"""What OPTIONS * is told (RFC 9110 section 9.3.7): what the proxy itself speaks, whatever the routes take."""
 NEVER = float("inf")
 
 
@@ -65,8 +67,8 @@ class State(IntEnum):
 
 class Downstream(asyncio.Protocol):
     __slots__ = (
-        "_backlog", "_blocked_since", "_body_left", "_chunked", "_drained", "_eof", "_forward", "_loop",
-        "_parser", "_peer", "_pumping", "_state", "_transport", "deadline", "held", "listener", "may_keep_alive",
+        "_backlog", "_blocked_since", "_body_left", "_chunked", "_drained", "_eof", "_forward", "_loop", "_parser",
+        "_peer", "_pumping", "_state", "_transport", "_unwanted", "deadline", "held", "listener", "may_keep_alive",
         "timeouts",
     )  # fmt: skip
 
@@ -84,6 +86,7 @@ class Downstream(asyncio.Protocol):
         self._blocked_since = 0.0
         self._body_left = 0
         self._drained = 0
+        self._unwanted: tuple[Exchange, Rejection] | None = None
         self._chunked: ChunkedDecoder | None = None
         self._eof = False
         self._pumping = False
@@ -126,7 +129,7 @@ class Downstream(asyncio.Protocol):
         self.may_keep_alive = False
         if self._state == State.TUNNEL:
             self._forward.on_tunnel_client_eof()
-            return self._state != State.CLOSED
+            return not self._transport.is_closing()
         if self._state == State.BUSY:
             return True
         if self._state == State.BODY and self._forward.exchange is not None:
@@ -220,6 +223,9 @@ class Downstream(asyncio.Protocol):
         exchange.path, exchange.query = canonical(target, exchange.method, host, settings.target)
         identify(exchange, self._peer, settings.trusted)
         websocket = b"upgrade" in headers.index and is_handshake(exchange, length)
+        if exchange.path == b"*":
+            self._answer_alone(exchange, Response(204, b"No Content", [(b"allow", ALLOW)], own=True))
+            return
         route = listener.routes.match(exchange)
         if route is None:
             raise self._unrouted(exchange)
@@ -229,10 +235,22 @@ class Downstream(asyncio.Protocol):
                 raise UpgradeNotAllowed("this route takes no WebSockets", rule=f"routes.{route.name}.websocket")
             exchange.websocket = True
         if length > route.limits.max_body:
-            raise BodyTooLarge(f"the body exceeds {route.limits.max_body} bytes", rule="limits.max_body")
+            self._refuse_body(
+                exchange, BodyTooLarge(f"the body exceeds {route.limits.max_body} bytes", rule="limits.max_body")
+            )
+            return
         self._state = State.BUSY if length == NO_BODY else State.BODY
         self.deadline = exchange.started + listener.first_check
         self._forward.begin(exchange, route, length, expects=b"expect" in headers.index)
+
+    def _refuse_body(self, exchange: Exchange, rejection: Rejection) -> None:
+        """At once where the client waits for leave to send it; else when it begins, since one that only announces a
+        body is a slow client."""
+        if b"expect" in exchange.headers.index:
+            raise rejection
+        self._unwanted = (exchange, rejection)
+        self._state = State.BODY
+        self.deadline = exchange.started + self.timeouts.body_progress
 
     def _unrouted(self, exchange: Exchange) -> Rejection:
         methods = self.listener.routes.methods_at(exchange)
@@ -248,6 +266,10 @@ class Downstream(asyncio.Protocol):
 
     def _on_body(self, data: bytes) -> bytes:
         """Hand body bytes on (or drop them, draining); return what follows the message."""
+        if self._unwanted is not None:
+            (exchange, rejection), self._unwanted = self._unwanted, None
+            self._answer_refusal(exchange, rejection)
+            return b""
         draining = self._state == State.DRAIN
         rest = b""
         if self._chunked is not None:
@@ -367,14 +389,19 @@ class Downstream(asyncio.Protocol):
     def _answer_refusal(self, exchange: Exchange, rejection: Rejection) -> None:
         """Refuse before a route's chain has begun; the default chain's answer hooks run all the same."""
         exchange.rejection = rejection.reason
-        chain = exchange.route.chain if exchange.route else self.listener.default_chain
         self.listener.name(exchange)
         self.listener.on_rejected(exchange, rejection)
-        response = refusal(exchange, rejection)
-        chain.on_response(exchange, response)
-        unread = self._body_left != NO_BODY
         if rejection.ends_connection or b"expect" in exchange.headers.index or not 0 <= self._body_left <= DRAIN_LIMIT:
             self.may_keep_alive = False
+        self._answer_alone(exchange, refusal(exchange, rejection))
+
+    def _answer_alone(self, exchange: Exchange, response: Response) -> None:
+        """Answer without a chain's request hooks and without an upstream."""
+        if not exchange.request_id:
+            self.listener.name(exchange)
+        chain = exchange.route.chain if exchange.route else self.listener.default_chain
+        chain.on_response(exchange, response)
+        unread = self._body_left != NO_BODY
         self._forward.answer_alone(exchange, response)
         keep_alive = self.may_keep_alive
         self._state = State.BODY if unread else State.BUSY
@@ -404,7 +431,10 @@ class Downstream(asyncio.Protocol):
             self._forward.check(now)
             return
         self.deadline = NEVER
-        if self._state == State.HEAD and self._parser.begun:
+        if self._unwanted is not None:
+            (exchange, _), self._unwanted = self._unwanted, None
+            self._answer_refusal(exchange, SlowClient("the body never came", rule="timeouts.body_progress"))
+        elif self._state == State.HEAD and self._parser.begun:
             self._refuse(SlowClient("the request head came too slowly", rule="timeouts.head"))
         elif self._state == State.HEAD:
             self._close()

@@ -75,6 +75,7 @@ def _document(exchange: Exchange, rejection: Rejection) -> tuple[bytes, bytes]:
     if b"text/html" in accept:
         title, *texts = (html.escape(line) for line in lines)
         paragraphs = "".join(f"<p>{text}</p>" for text in texts if text)
-        page = f"<!doctype html><title>{title}</title><h1>{title}</h1>{paragraphs}<p><small>{html.escape(facts)}</small></p>\n"
+        foot = f"<p><small>{html.escape(facts)}</small></p>\n"
+        page = f"<!doctype html><title>{title}</title><h1>{title}</h1>{paragraphs}{foot}"
         return page.encode(), b"text/html; charset=utf-8"
     return "\n".join([*(line for line in lines if line), facts, ""]).encode(), b"text/plain; charset=utf-8"

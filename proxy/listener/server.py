@@ -69,6 +69,7 @@ class Listener:
         self.first_check = min(settings.timeouts.body_progress, SWEEP_SECONDS * 4)
         self._connections: set[Downstream] = set()
         self._by_client: defaultdict[str, int] = defaultdict(int)
+        self._one_left = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -102,6 +103,7 @@ class Listener:
 
     def forget(self, connection: Downstream, peer: Peer) -> None:
         self._connections.discard(connection)
+        self._one_left.set()
         left = self._by_client[peer.address] - 1
         if left:
             self._by_client[peer.address] = left
@@ -134,9 +136,13 @@ class Listener:
             self._server.close()
         for connection in list(self._connections):
             connection.close_if_idle()
-        deadline = self.loop.time() + seconds
-        while self._connections and self.loop.time() < deadline:
-            await asyncio.sleep(0.02)
+        try:
+            async with asyncio.timeout(seconds):
+                while self._connections:
+                    self._one_left.clear()
+                    await self._one_left.wait()
+        except TimeoutError:
+            log.warning("%d connections did not end within the drain time", len(self._connections))
         ended = not self._connections
         for connection in list(self._connections):
             connection.cut()

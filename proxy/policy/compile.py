@@ -1,4 +1,4 @@
-"""A checked Policy to the objects that run: clusters, chains and the route table. All that can be known is known here."""
+"""A checked Policy to the objects that run: clusters, chains, routes. All that can be known at load time is."""
 
 from __future__ import annotations
 
@@ -94,7 +94,11 @@ def _filters(
         wanted = merged.request
         made.append(
             RequestLimits(
-                rule("request", wanted), tuple(wanted.methods), tuple(wanted.media_types), wanted.max_target, wanted.max_body
+                rule("request", wanted),
+                tuple(wanted.methods),
+                tuple(wanted.media_types),
+                wanted.max_target,
+                wanted.max_body,
             )
         )
     return sorted(made, key=lambda one: ORDER.index(type(one))), tuple(names)

@@ -84,13 +84,15 @@ class _Builder:
     def build(self, node: yaml.Node, path: Path_) -> object:
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            raise PolicyError([Finding(self.document.file, 1, 1, "", "aliases blow the file up. Write what they stand for")])
+            raise PolicyError(
+                [Finding(self.document.file, 1, 1, "", "aliases blow the file up. Write what they stand for")]
+            )
         self.document.values[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(child, (*path, index)) for index, child in enumerate(node.value)]
-        return self._scalar(node, path)
+        return self._scalar(node, path) if isinstance(node, yaml.ScalarNode) else None
 
     def _mapping(self, node: yaml.MappingNode, path: Path_) -> dict[str, object]:
         result: dict[str, object] = {}
@@ -115,7 +117,11 @@ class _Builder:
         if quoted and text == node.value:
             return text
         if not quoted and _YAML11_BOOLEAN.fullmatch(text) and not (text == "off" and path and path[-1] == "mode"):
-            self._find(node, path, f'"{text}" is a boolean to some YAML readers and a word to others. Write true, false or quotes')
+            self._find(
+                node,
+                path,
+                f'"{text}" is a boolean to some YAML readers and a word to others. Write true, false or quotes',
+            )
         if not quoted and _SEXAGESIMAL.fullmatch(text):
             self._find(node, path, f'"{text}" is a base-60 number to some YAML readers. Put it in quotes')
         return _plain(text)

@@ -134,7 +134,7 @@ class CorsModel(RuleModel):
 
 
 class SecurityHeadersModel(RuleModel):
-    """Helmet's set. `null` leaves a header out; `csp` maps directives to sources, `{nonce}` stands for a fresh nonce."""
+    """Helmet's set. `null` leaves a header out; `csp` maps directives to sources; `{nonce}` is made anew each time."""
 
     preset: Literal["helmet", "none"] = "helmet"
     upstream: Literal["keep", "override", "append"] = "override"

@@ -35,7 +35,6 @@ def address(value: object) -> tuple[str, int]:
     return match[1] or match[2], int(match[3])
 
 
-
 Duration = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
 """Seconds as a float, written as `250ms`, `15s`, `5m`."""
 Size = Annotated[int, BeforeValidator(size), Field(ge=0)]

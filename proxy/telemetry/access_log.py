@@ -91,9 +91,7 @@ def line(at: float, exchange: Exchange, ended: float) -> dict[str, object]:
     if exchange.failure:
         fields["failure"] = exchange.failure
     if exchange.verdicts:
-        fields["verdicts"] = [
-            {"rule": v.rule, "reason": v.reason, "enforced": v.enforced} for v in exchange.verdicts
-        ]
+        fields["verdicts"] = [{"rule": v.rule, "reason": v.reason, "enforced": v.enforced} for v in exchange.verdicts]
     if exchange.websocket:
         fields["websocket"] = True
     return fields

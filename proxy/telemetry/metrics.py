@@ -35,8 +35,12 @@ class Metrics:
         yield from self._process()
 
     def _routes(self) -> Iterator[Metric]:
-        requests = CounterMetricFamily("proxy_requests", "Exchanges that ended, by answer status", labels=["route", "status"])
-        seconds = HistogramMetricFamily("proxy_request_duration_seconds", "Head received to answer ended", labels=["route"])
+        requests = CounterMetricFamily(
+            "proxy_requests", "Exchanges that ended, by answer status", labels=["route", "status"]
+        )
+        seconds = HistogramMetricFamily(
+            "proxy_request_duration_seconds", "Head received to answer ended", labels=["route"]
+        )
         size_in = HistogramMetricFamily("proxy_request_size_bytes", "Request bodies", labels=["route"])
         size_out = HistogramMetricFamily("proxy_response_size_bytes", "Response bodies", labels=["route"])
         in_flight = GaugeMetricFamily("proxy_requests_in_flight", "Exchanges that run now", labels=["route"])
@@ -45,7 +49,11 @@ class Metrics:
             for status, count in list(stats.statuses.items()):
                 requests.add_metric([route.name, str(status)], count)
             in_flight.add_metric([route.name], stats.in_flight)
-            for family, histogram in ((seconds, stats.durations), (size_in, stats.bytes_in), (size_out, stats.bytes_out)):
+            for family, histogram in (
+                (seconds, stats.durations),
+                (size_in, stats.bytes_in),
+                (size_out, stats.bytes_out),
+            ):
                 family.add_metric([route.name], histogram.cumulative(), histogram.total)
         rejections = CounterMetricFamily("proxy_rejections", "Refusals", labels=["rule", "reason", "mode"])
         for key, count in list(self._listener.stats.rejections.items()):
@@ -54,9 +62,13 @@ class Metrics:
 
     def _clusters(self) -> Iterator[Metric]:
         outcomes = CounterMetricFamily("proxy_upstream_requests", "Exchanges by outcome", labels=["cluster", "outcome"])
-        seconds = HistogramMetricFamily("proxy_upstream_duration_seconds", "Request sent to answer head", labels=["cluster"])
+        seconds = HistogramMetricFamily(
+            "proxy_upstream_duration_seconds", "Request sent to answer head", labels=["cluster"]
+        )
         retries = CounterMetricFamily("proxy_upstream_retries", "Repeats on stale connections", labels=["cluster"])
-        pools = GaugeMetricFamily("proxy_upstream_connections", "Connections by state", labels=["cluster", "endpoint", "state"])
+        pools = GaugeMetricFamily(
+            "proxy_upstream_connections", "Connections by state", labels=["cluster", "endpoint", "state"]
+        )
         for cluster in self._listener.clusters.values():
             for outcome, count in list(cluster.stats.outcomes.items()):
                 outcomes.add_metric([cluster.name, outcome], count)

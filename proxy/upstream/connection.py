@@ -122,8 +122,9 @@ class UpstreamConnection(asyncio.Protocol):
             self._switch(receiver, data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             cause = error.__context__
-            known = isinstance(cause, Rejection)
-            self._fail(cause if known else InvalidUpstreamResponse("the upstream's answer is no valid HTTP/1.1"))
+            if not isinstance(cause, Rejection):
+                cause = InvalidUpstreamResponse("the upstream's answer is no valid HTTP/1.1")
+            self._fail(cause)
         except Rejection as rejection:
             self._fail(rejection)
         else:

@@ -39,7 +39,19 @@ class PoolStats:
 class Pool:
     """`acquire` hands out at once or later, `on_released` and `on_discarded` take back; nobody is told twice."""
 
-    __slots__ = ("_connecting", "_idle", "_limits", "_loop", "_waiting", "address", "closed", "host", "open", "port", "stats")
+    __slots__ = (
+        "_connecting",
+        "_idle",
+        "_limits",
+        "_loop",
+        "_waiting",
+        "address",
+        "closed",
+        "host",
+        "open",
+        "port",
+        "stats",
+    )
 
     def __init__(self, host: str, port: int, limits: PoolLimits, loop: asyncio.AbstractEventLoop) -> None:
         self.host = host
