@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCK := uv pip compile pyproject.toml -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
 
-.PHONY: help setup system run test check format bench soak lock clean
+.PHONY: help setup system test check format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -23,13 +23,9 @@ setup: .venv/.installed ## make .venv/ with everything that the lock names
 system: ## install the system tools that tests and benches use (Debian, root or sudo)
 	@bash .ci/system-tools
 
-run: setup ## the whole stack on this machine, then one request through it; Ctrl-C ends it
-	@$(BIN)/python -m tests.stack
-
 test: setup system ## everything: check, then all tests
 	@$(MAKE) --no-print-directory check
-	$(BIN)/pytest -q -n 2 --dist worksteal -m "not heavy"
-	$(BIN)/pytest -q -m heavy
+	$(BIN)/pytest -q -n 2 --dist worksteal
 
 check: setup ## ruff, mypy --strict, the architecture test
 	$(BIN)/ruff check .
@@ -40,12 +36,6 @@ check: setup ## ruff, mypy --strict, the architecture test
 format: setup ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-bench: setup system ## CPU a request beside nginx, Envoy and others: ONLY=proxy,envoy CONNECTIONS=64,1000 SECONDS=10
-	@$(BIN)/python -m tests.bench --only "$(ONLY)" --connections "$(or $(CONNECTIONS),64,1000)" --seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),10)"
-
-soak: setup system ## ten minutes of load: is memory flat? MINUTES=10
-	@$(BIN)/python -m tests.bench.soak --minutes "$(or $(MINUTES),10)"
 
 lock: ## make both lock files anew
 	$(LOCK) -o requirements.lock

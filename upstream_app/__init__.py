@@ -1,0 +1,1 @@
+"""SimplePro, the application that the proxy was made for. It knows the proxy over the network only."""

@@ -1,7 +1,7 @@
 """Message heads through llhttp, one head at a time, and the checks that llhttp leaves to its caller.
 
 A head is handed over alone, never with what follows it, so that pipelined requests wait as bytes and bodies are framed
-by `http1.body`. RFC 9112 sections 2 to 6.
+by `http1.framing` and `http1.chunked`. RFC 9112 sections 2 to 6.
 """
 
 from __future__ import annotations

@@ -1,0 +1,105 @@
+"""Fixtures: a proxy in this process under a policy text, upstreams that say exact bytes, and counts at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from proxy.app import Proxy
+from proxy.policy.load import load
+from tests.wire import ScriptedUpstream, Wire
+
+POLICY = """
+version: 1
+listener: {{address: "127.0.0.1:0", timeouts: {timeouts}, bounds: {bounds}, drain: 2s}}
+admin: {{address: "127.0.0.1:0"}}
+trusted_proxies: {trusted}
+access_log: {{enabled: false}}
+clusters:
+  app: {{endpoints: ["127.0.0.1:{port}"], max_connections: {max_connections}, max_waiting: {max_waiting},
+         timeouts: {{connect: 500ms, wait: 300ms, idle: 4s}}}}
+policies:
+  all: {policies}
+defaults: {{use: [all], max_body: 10MiB}}
+routes:
+  everything: {{match: {{prefix: /}}, to: app, timeouts: {route_timeouts}}}
+"""
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+Start = Callable[..., Awaitable["Served"]]
+
+
+class Served:
+    """A running proxy, and what a test asks of it."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.proxy = proxy
+        self._wires: list[Wire] = []
+
+    async def connect(self) -> Wire:
+        wire = await Wire.connect(self.proxy.listener.port)
+        self._wires.append(wire)
+        return wire
+
+    async def ask(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
+        wire = await self.connect()
+        wire.send(request)
+        return await wire.answer()
+
+    def close_wires(self) -> None:
+        for wire in self._wires:
+            wire.close()
+
+    async def settled(self) -> None:
+        """Wait until no exchange runs, no client is connected and no upstream connection is in use; else fail."""
+        listener = self.proxy.listener
+        async with asyncio.timeout(5):
+            while listener.open_connections or any(r.stats.in_flight for r in listener.routes.routes) or self.in_use():
+                await asyncio.sleep(0.01)
+
+    def in_use(self) -> int:
+        endpoints = [e for cluster in self.proxy.compiled.clusters.values() for e in cluster.endpoints]
+        return sum(e.active + len(e.pool.open) - e.pool.idle + e.pool.waiting + e.pool.connecting for e in endpoints)
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[ScriptedUpstream]:
+    async with ScriptedUpstream() as server:
+        yield server
+
+
+@pytest.fixture
+async def serve(tmp_path: Path) -> AsyncIterator[Start]:
+    """`await serve(port, policies="{...}")` puts a proxy before that port; at its end everything is given back."""
+    running: list[Served] = []
+
+    async def start(port: int, **changes: Any) -> Served:
+        settings = {
+            "timeouts": "{}", "bounds": "{}", "trusted": "[]", "max_connections": 64, "max_waiting": 64,
+            "policies": "{security_headers: {preset: helmet}}", "route_timeouts": "{}",
+        }  # fmt: skip
+        path = tmp_path / f"policy-{len(running)}.yaml"
+        path.write_text(POLICY.format(port=port, **{**settings, **changes}))
+        served = Served(Proxy(load(path, {})))
+        await served.proxy.start()
+        running.append(served)
+        return served
+
+    yield start
+    for served in running:
+        served.close_wires()
+        with contextlib.suppress(TimeoutError):
+            await served.settled()
+        left = served.in_use()
+        await served.proxy.stop(0)
+        assert left == 0, "something of an exchange was not given back"

@@ -1,0 +1,45 @@
+"""The cases that others wrote, where they are present (../shared/conformance), against a served minimal policy."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from tests.conftest import Start
+
+PROBE = Path(__file__).parents[3] / "shared" / "conformance" / "http11probe.py"
+
+
+@pytest.fixture
+async def echo_port() -> AsyncIterator[int]:
+    async def echo(request: web.Request) -> web.Response:
+        return web.Response(body=await request.read() or b"OK")
+
+    app = web.Application(client_max_size=1 << 30)
+    app.router.add_route("*", "/{path:.*}", echo)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield int(runner.addresses[0][1])
+    await runner.cleanup()
+
+
+@pytest.mark.skipif(not PROBE.exists(), reason="../shared/conformance is not beside this clone")
+async def test_http11probe(serve: Start, echo_port: int) -> None:
+    served = await serve(echo_port)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(PROBE), str(served.proxy.listener.port), "-v", stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(120):
+        output, _ = await process.communicate()
+    summary = output.decode().splitlines()[0]
+    passed = re.search(r"'pass': (\d+)", summary)
+    assert passed, output.decode()
+    assert int(passed[1]) > 100
+    assert "'FAIL'" not in summary, output.decode()
