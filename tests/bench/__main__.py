@@ -1,0 +1,196 @@
+"""CPU a request, rate, latency and memory of this proxy beside its rivals, in one run on pinned cores.
+
+The proxy under test has one core, upstream and load the other. CPU comes from process accounting, children included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared" / "bench"
+BIN = ROOT / ".venv" / "bin"
+UPSTREAM = 9001
+TICK = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+LOAD_CORE, PROXY_CORE = "0", "1"
+Row = dict[str, str | int | float]
+
+
+def policy_with_routes(folder: Path, count: int) -> Path:
+    """The bench policy with that many routes before the one that is asked for."""
+    text = (ROOT / "config" / "bench.yaml").read_text()
+    extra = "".join(f'  r{n}: {{match: {{path: "/api/r{n}/{{id}}"}}, to: app}}\n' for n in range(count))
+    path = folder / f"routes-{count}.yaml"
+    path.write_text(text.replace("routes:\n", "routes:\n" + extra))
+    return path
+
+
+def rivals(folder: Path) -> dict[str, tuple[list[str], int, dict[str, str]]]:
+    """Command, port and environment by name."""
+    python = str(BIN / "python")
+
+    def ours(policy: Path, port: int, **extra: str) -> tuple[list[str], int, dict[str, str]]:
+        environment = {"PROXY_PORT": str(port), "ADMIN_PORT": str(port + 900), "UPSTREAM": f"127.0.0.1:{UPSTREAM}"}
+        return [str(BIN / "simplepro-proxy"), "run", "--policy", str(policy)], port, environment | extra
+
+    bench = ROOT / "config" / "bench.yaml"
+    found = {
+        "splice": ([python, "-m", "tests.bench.rivals", "splice", "9015", str(UPSTREAM)], 9015, {}),
+        "proxy": ours(bench, 9020),
+        "proxy-log": ours(bench, 9021, ACCESS_LOG="true"),
+        "proxy-10-routes": ours(policy_with_routes(folder, 10), 9022),
+        "proxy-1000-routes": ours(policy_with_routes(folder, 1000), 9023),
+        "naive": ([python, "-m", "tests.bench.rivals", "naive", "9016", str(UPSTREAM)], 9016, {}),
+    }
+    if SHARED.exists():
+        shutil.copy(SHARED / "nginx_proxy.conf", folder)
+        nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin") or "nginx"
+        found["nginx"] = ([nginx, "-c", str(folder / "nginx_proxy.conf"), "-p", str(folder)], 9011, {})
+        envoy = [str(BIN / "envoy"), "-c", str(SHARED / "envoy.yaml"), "--concurrency", "1", "-l", "error"]
+        found["envoy"] = (envoy, 9013, {})
+    return found
+
+
+@contextlib.contextmanager
+def running(command: list[str], port: int, environment: dict[str, str], core: str) -> Iterator[int]:
+    """The process, pinned, answering; it and its children are ended after."""
+    process = subprocess.Popen(
+        ["taskset", "-c", core, *command],
+        env={**os.environ, **environment},
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 20
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1).close()
+                break
+            except OSError:
+                if time.monotonic() > until or process.poll() is not None:
+                    raise SystemExit(f"{command[0]} does not answer on port {port}: is the port in use?") from None
+                time.sleep(0.1)
+        yield process.pid
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def family(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(one for child in children for one in family(int(child)))]
+
+
+def accounting(pid: int) -> tuple[float, float]:
+    """CPU seconds and resident MiB of the process and its children."""
+    ticks = pages = 0
+    for one in family(pid):
+        fields = Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks += int(fields[11]) + int(fields[12])
+        pages += int(fields[21])
+    return ticks / TICK, pages * PAGE / 2**20
+
+
+def milliseconds(text: str) -> float:
+    match = re.fullmatch(r"([\d.]+)(us|ms|s)", text)
+    if not match:
+        raise ValueError(f"wrk says {text!r}")
+    return float(match[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[match[2]]
+
+
+def load(port: int, connections: int, seconds: int) -> str:
+    command = ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
+    done = subprocess.run(
+        [*command, f"http://127.0.0.1:{port}/api/customers/65f1c0ffee"], capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def measure(name: str, pid: int, port: int, connections: int, seconds: int) -> Row:
+    load(port, connections, 2)
+    before, _ = accounting(pid)
+    output = load(port, connections, seconds)
+    after, resident = accounting(pid)
+    counted = re.search(r"(\d+) requests in", output)
+    latency = {one[0]: milliseconds(one[1]) for one in re.findall(r"^\s+(50|99)%\s+(\S+)$", output, re.MULTILINE)}
+    if not counted or "Non-2xx" in output:
+        raise SystemExit(f"{name} did not answer as it should:\n{output}")
+    requests = int(counted[1])
+    return {
+        "suite": "http",
+        "name": name,
+        "connections": connections,
+        "cpu_us": round((after - before) * 1e6 / requests, 1),
+        "rps": round(requests / seconds),
+        "p50_ms": round(latency["50"], 2),
+        "p99_ms": round(latency["99"], 2),
+        "rss_mb": round(resident, 1),
+    }
+
+
+def table(rows: list[Row]) -> str:
+    lines = [
+        "| name | connections | CPU µs | × Envoy | requests/s | p50 ms | p99 ms | RSS MiB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    envoy = {row["connections"]: float(row["cpu_us"]) for row in rows if row["name"] == "envoy"}
+    for row in rows:
+        base = envoy.get(row["connections"])
+        ratio = f"{float(row['cpu_us']) / base:.2f}" if base else ""
+        lines.append(
+            f"| {row['name']} | {row['connections']} | {row['cpu_us']} | {ratio} | {row['rps']} "
+            f"| {row['p50_ms']} | {row['p99_ms']} | {row['rss_mb']} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(description=__doc__)
+    cli.add_argument("--only", default="", help="names, separated by commas; proxy stands for all of this proxy's")
+    cli.add_argument("--connections", default="64,1000")
+    cli.add_argument("--seconds", type=int, default=10)
+    given = cli.parse_args()
+    if not SHARED.exists():
+        raise SystemExit("../shared/bench is not beside this clone: its nginx configuration is the upstream")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        shutil.copy(SHARED / "nginx_upstream.conf", folder)
+        known = rivals(folder)
+        wanted = [one for one in given.only.split(",") if one] or list(known)
+        chosen = [one for one in known if one in wanted or (one.startswith("proxy-") and "proxy" in wanted)]
+        nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin") or "nginx"
+        with running([nginx, "-c", str(folder / "nginx_upstream.conf"), "-p", name], UPSTREAM, {}, LOAD_CORE):
+            for one in chosen:
+                command, port, environment = known[one]
+                with running(command, port, environment, PROXY_CORE) as pid:
+                    for connections in (int(count) for count in given.connections.split(",")):
+                        rows.append(measure(one, pid, port, connections, given.seconds))
+                        sys.stdout.write(f"{rows[-1]}\n")
+                        sys.stdout.flush()
+    (ROOT / "build").mkdir(exist_ok=True)
+    (ROOT / "build" / "bench.json").write_text(json.dumps(rows, indent=1))
+    sys.stdout.write(table(rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()
