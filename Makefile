@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCK := uv pip compile pyproject.toml -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
 
-.PHONY: help setup system test check format lock clean
+.PHONY: help setup system test check format bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -36,6 +36,10 @@ check: setup ## ruff, mypy --strict, the architecture test
 format: setup ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: setup system ## CPU a request beside nginx, Envoy and others: ONLY=proxy,envoy CONNECTIONS=64,1000 SECONDS=10
+	@$(BIN)/python -m tests.bench --only "$(ONLY)" --connections "$(or $(CONNECTIONS),64,1000)" \
+		--seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),10)"
 
 lock: ## make both lock files anew
 	$(LOCK) -o requirements.lock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import signal
@@ -99,6 +100,7 @@ class Proxy:
             self.access_log.start()
         await self.listener.start()
         await self.admin.start()
+        settle_memory()
         self.started = True
 
     async def stop(self, drain: float) -> bool:
@@ -146,6 +148,13 @@ async def serve(policy: Policy) -> int:
     ended = stopping.result()
     log.info("stopped", clean=ended)
     return 0
+
+
+def settle_memory() -> None:
+    """What was made at load time lives on: the collector need not look at it, nor so often at what requests leave."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def raise_file_limit() -> None:

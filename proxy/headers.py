@@ -59,6 +59,10 @@ class Headers:
         self.index[name] = value
 
 
+_NAMES_NOTHING = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
+_NOTHING: frozenset[bytes] = frozenset()
+
+
 def encode(pairs: Iterable[Pair]) -> bytes:
     return b"".join([b"%b: %b\r\n" % pair for pair in pairs])
 
@@ -68,7 +72,9 @@ def tokens(value: bytes) -> list[bytes]:
     return [token for part in value.lower().split(b",") if (token := part.strip(b" \t"))]
 
 
-def named_by_connection(headers: Headers) -> set[bytes]:
+def named_by_connection(headers: Headers) -> frozenset[bytes] | set[bytes]:
     """The fields that Connection declares to be for this hop only, less those that it has no say over."""
+    if headers.index[b"connection"] in _NAMES_NOTHING and len(headers.index) == len(headers.pairs):
+        return _NOTHING
     named = {token for value in headers.all(b"connection") for token in tokens(value)}
     return {name for name in named if name not in UNNAMEABLE and not name.startswith(_UNNAMEABLE_PREFIXES)}

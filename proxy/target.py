@@ -11,8 +11,7 @@ from typing import Literal
 
 from proxy.rejection import AmbiguousTarget, MalformedRequest, MethodNotImplemented, Rejection
 
-_CLEAN = re.compile(rb"(?:/[A-Za-z0-9\-_~!$&'()*+,;=:@][A-Za-z0-9\-._~!$&'()*+,;=:@]*)*/?")
-_QUERY = re.compile(rb"[\x21\x22\x24-\x7e]*")
+_CLEAN = re.compile(rb"((?:/[A-Za-z0-9\-_~!$&'()*+,;=:@][A-Za-z0-9\-._~!$&'()*+,;=:@]*)+/?|/)(\?[\x21\x22\x24-\x7e]*)?")
 _VISIBLE = re.compile(rb"[\x21-\x7e]*")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)(/[^?]*)?(\?.*)?", re.DOTALL)
@@ -35,10 +34,11 @@ class TargetRules:
 
 def canonical(target: bytes, method: bytes, host: bytes | None, rules: TargetRules) -> tuple[bytes, bytes]:
     """`(path, query)`, the query with its `?` or empty. Raises a Rejection that names the rule to change."""
+    clean = _CLEAN.fullmatch(target)
+    if clean:
+        return clean[1], clean[2] or b""
     path, mark, rest = target.partition(b"?")
     query = mark + rest
-    if _CLEAN.fullmatch(path) and path and _QUERY.fullmatch(query):
-        return path, query
     if method == b"CONNECT":
         raise MethodNotImplemented("CONNECT is not answered by a reverse proxy", rule="http.connect")
     if not _VISIBLE.fullmatch(target):

@@ -25,7 +25,9 @@ ALLOWED = {
         "proxy.entropy",
         "proxy.addresses",
     },
+    "proxy.batch": set(),
     "proxy.upstream": {
+        "proxy.batch",
         "proxy.exchange",
         "proxy.headers",
         "proxy.http1",

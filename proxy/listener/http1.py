@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import socket
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from proxy.batch import Outbox
 from proxy.exchange import Exchange, Response
 from proxy.forwarding import identify
 from proxy.headers import Headers, tokens
@@ -55,19 +55,14 @@ class Timeouts:
     write_stall: float
 
 
-class State(IntEnum):
-    HEAD = 0
-    BODY = 1
-    BUSY = 2
-    TUNNEL = 3
-    DRAIN = 4
-    LINGER = 5
-    CLOSED = 6
+HEAD, BODY, BUSY, TUNNEL, DRAIN, LINGER, CLOSED = range(7)
+"""What a connection does: reads a head, a body, waits for an exchange's end, relays, drops a body's rest, ends."""
 
 
 class Downstream(asyncio.Protocol):
     __slots__ = (
-        "_backlog", "_blocked_since", "_body_left", "_chunked", "_drained", "_eof", "_forward", "_loop", "_parser",
+        "_backlog", "_blocked_since", "_body_left", "_chunked", "_drained", "_eof", "_forward", "_loop", "_outbox",
+        "_parser",
         "_peer", "_pumping", "_state", "_transport", "_unwanted", "deadline", "held", "listener", "may_keep_alive",
         "timeouts",
     )  # fmt: skip
@@ -81,7 +76,7 @@ class Downstream(asyncio.Protocol):
         self._loop = listener.loop
         self._parser = RequestHeadParser(listener.settings.max_head, listener.settings.max_fields)
         self._forward = Forwarder(self, listener.loop)
-        self._state = State.HEAD
+        self._state = HEAD
         self._backlog = b""
         self._blocked_since = 0.0
         self._body_left = 0
@@ -95,6 +90,7 @@ class Downstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # create_server gives stream transports
+        self._outbox = Outbox(self.listener.writer, self._transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -106,19 +102,19 @@ class Downstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         state = self._state
-        if state == State.HEAD:
+        if state == HEAD:
             self._pump(data)
-        elif state == State.BODY:
+        elif state == BODY:
             self._pump_rest(self._on_body(data))
-        elif state == State.TUNNEL:
+        elif state == TUNNEL:
             self._forward.on_tunnel_client_data(data)
-        elif state == State.BUSY:
+        elif state == BUSY:
             self._backlog += data
             if len(self._backlog) > self.listener.settings.max_pipelined:
                 self._transport.pause_reading()
-        elif state == State.DRAIN:
+        elif state == DRAIN:
             self._pump_rest(self._on_body(data))
-        elif state == State.LINGER:
+        elif state == LINGER:
             self._body_left -= len(data)
             if self._body_left < 0:
                 self._transport.abort()
@@ -127,19 +123,19 @@ class Downstream(asyncio.Protocol):
         """Half a close: what is asked already is still answered (RFC 9112 section 9.6)."""
         self._eof = True
         self.may_keep_alive = False
-        if self._state == State.TUNNEL:
+        if self._state == TUNNEL:
             self._forward.on_tunnel_client_eof()
             return not self._transport.is_closing()
-        if self._state == State.BUSY:
+        if self._state == BUSY:
             return True
-        if self._state == State.BODY and self._forward.exchange is not None:
+        if self._state == BODY and self._forward.exchange is not None:
             self._forward.on_client_gone()
-        elif self._state == State.HEAD and self._parser.begun:
+        elif self._state == HEAD and self._parser.begun:
             self._refuse(MalformedRequest("the connection ended within the request head", rule="http.head"))
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._state = State.CLOSED
+        self._state = CLOSED
         self.listener.forget(self, self._peer)
         self._forward.on_client_gone()
 
@@ -162,19 +158,19 @@ class Downstream(asyncio.Protocol):
             return
         self._pumping = True
         try:
-            while data and self._state == State.HEAD:
+            while data and self._state == HEAD:
                 data = self._head(data)
-                if self._state in (State.BODY, State.DRAIN) and data:
+                if self._state in (BODY, DRAIN) and data:
                     data = self._on_body(data)
                 if self._backlog:
                     data, self._backlog = data + self._backlog, b""
         finally:
             self._pumping = False
-        if data and self._state < State.LINGER:
+        if data and self._state < LINGER:
             self._backlog = data
 
     def _pump_rest(self, rest: bytes) -> None:
-        if self._state == State.HEAD:
+        if self._state == HEAD:
             data, self._backlog = rest + self._backlog, b""
             if data:
                 self._pump(data)
@@ -239,7 +235,7 @@ class Downstream(asyncio.Protocol):
                 exchange, BodyTooLarge(f"the body exceeds {route.limits.max_body} bytes", rule="limits.max_body")
             )
             return
-        self._state = State.BUSY if length == NO_BODY else State.BODY
+        self._state = BUSY if length == NO_BODY else BODY
         self.deadline = exchange.started + listener.first_check
         self._forward.begin(exchange, route, length, expects=b"expect" in headers.index)
 
@@ -249,7 +245,7 @@ class Downstream(asyncio.Protocol):
         if b"expect" in exchange.headers.index:
             raise rejection
         self._unwanted = (exchange, rejection)
-        self._state = State.BODY
+        self._state = BODY
         self.deadline = exchange.started + self.timeouts.body_progress
 
     def _unrouted(self, exchange: Exchange) -> Rejection:
@@ -270,7 +266,7 @@ class Downstream(asyncio.Protocol):
             (exchange, rejection), self._unwanted = self._unwanted, None
             self._answer_refusal(exchange, rejection)
             return b""
-        draining = self._state == State.DRAIN
+        draining = self._state == DRAIN
         rest = b""
         if self._chunked is not None:
             try:
@@ -294,15 +290,15 @@ class Downstream(asyncio.Protocol):
         if payload:
             self._forward.on_client_data(payload)
         if ended:
-            if self._state == State.BODY:
-                self._state = State.BUSY
+            if self._state == BODY:
+                self._state = BUSY
                 self._forward.on_client_end(self._chunked.trailers if self._chunked else [])
-            elif self._state == State.DRAIN:
+            elif self._state == DRAIN:
                 self._next()
         return rest
 
     def _broken_body(self, rejection: Rejection) -> None:
-        if self._forward.exchange is not None and self._state == State.BODY:
+        if self._forward.exchange is not None and self._state == BODY:
             self._forward.refuse(rejection)
         else:
             self._linger()
@@ -317,14 +313,14 @@ class Downstream(asyncio.Protocol):
 
     def can_drain(self, expects: bool) -> bool:
         """Whether the rest of the request is small enough to be read and dropped."""
-        if self._state != State.BODY:
+        if self._state != BODY:
             return True
         return not expects and self._chunked is None and self._body_left <= DRAIN_LIMIT
 
     # what the Forwarder calls
 
     def send(self, data: bytes) -> None:
-        self._transport.write(data)
+        self._outbox.write(data)
 
     def hold(self) -> None:
         if not self.held:
@@ -341,7 +337,7 @@ class Downstream(asyncio.Protocol):
         return now - self._blocked_since if self._blocked_since else 0.0
 
     def on_tunnel(self) -> None:
-        self._state = State.TUNNEL
+        self._state = TUNNEL
         early, self._backlog = self._backlog, b""
         if early:
             self._forward.on_tunnel_client_data(early)
@@ -350,19 +346,20 @@ class Downstream(asyncio.Protocol):
 
     def end_of_stream(self) -> None:
         if not self._transport.is_closing():
+            self._outbox.flush()
             self._transport.write_eof()
 
     def on_exchange_end(self, exchange: Exchange, *, clean: bool, keep_alive: bool) -> None:
         self.listener.on_exchange_end(exchange)
-        if self._state == State.CLOSED:
+        if self._state == CLOSED:
             return
         self.read_on()
-        if not clean or self._state == State.TUNNEL:
+        if not clean or self._state == TUNNEL:
             self._close()
         elif not keep_alive:
-            self._linger() if self._state == State.BODY or self._backlog else self._close()
-        elif self._state == State.BODY:
-            self._state = State.DRAIN
+            self._linger() if self._state == BODY or self._backlog else self._close()
+        elif self._state == BODY:
+            self._state = DRAIN
             self._drained = 0
             self.deadline = self._loop.time() + self.timeouts.body_progress
         else:
@@ -370,7 +367,7 @@ class Downstream(asyncio.Protocol):
 
     def _next(self) -> None:
         """Ready for the next request; it may be waiting already."""
-        self._state = State.HEAD
+        self._state = HEAD
         self.deadline = self._loop.time() + self.timeouts.idle
         if self._backlog and not self._pumping:
             data, self._backlog = self._backlog, b""
@@ -404,25 +401,27 @@ class Downstream(asyncio.Protocol):
         unread = self._body_left != NO_BODY
         self._forward.answer_alone(exchange, response)
         keep_alive = self.may_keep_alive
-        self._state = State.BODY if unread else State.BUSY
+        self._state = BODY if unread else BUSY
         if not keep_alive:
-            self._state = State.BODY
+            self._state = BODY
         self.on_exchange_end(exchange, clean=True, keep_alive=keep_alive)
 
     def _linger(self) -> None:
         """Close so that the client can still read the answer: end our side, drop what comes, then go (RFC 9112 9.6)."""
-        self._state = State.LINGER
+        self._state = LINGER
         self._backlog = b""
         self._body_left = DRAIN_LIMIT
         self.deadline = self._loop.time() + LINGER_SECONDS
+        self._outbox.flush()
         if self._eof:
             self._transport.close()
         elif not self._transport.is_closing():
             self._transport.write_eof()
 
     def _close(self) -> None:
-        self._state = State.LINGER
+        self._state = LINGER
         self._backlog = b""
+        self._outbox.flush()
         self._transport.close()
 
     def sweep(self, now: float) -> None:
@@ -434,11 +433,11 @@ class Downstream(asyncio.Protocol):
         if self._unwanted is not None:
             (exchange, _), self._unwanted = self._unwanted, None
             self._answer_refusal(exchange, SlowClient("the body never came", rule="timeouts.body_progress"))
-        elif self._state == State.HEAD and self._parser.begun:
+        elif self._state == HEAD and self._parser.begun:
             self._refuse(SlowClient("the request head came too slowly", rule="timeouts.head"))
-        elif self._state == State.HEAD:
+        elif self._state == HEAD:
             self._close()
-        elif self._state == State.DRAIN:
+        elif self._state == DRAIN:
             self._linger()
         else:
             self._transport.abort()
@@ -446,7 +445,7 @@ class Downstream(asyncio.Protocol):
     def close_if_idle(self) -> None:
         """Draining: a connection that waits for its next request ends."""
         self.may_keep_alive = False
-        if self._state == State.HEAD and not self._parser.begun:
+        if self._state == HEAD and not self._parser.begun:
             self._close()
 
     def cut(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.addresses import Networks, normalise
+from proxy.batch import TickWriter
 from proxy.exchange import Exchange
 from proxy.filter import FilterChain
 from proxy.forwarding import Peer
@@ -69,6 +70,7 @@ class Listener:
         self.first_check = min(settings.timeouts.body_progress, SWEEP_SECONDS * 4)
         self._connections: set[Downstream] = set()
         self._by_client: defaultdict[str, int] = defaultdict(int)
+        self.writer = TickWriter(self.loop)
         self._one_left = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from proxy.batch import TickWriter
 from proxy.telemetry.stats import ClusterStats
 from proxy.upstream.pool import Pool, PoolLimits
 
@@ -72,7 +73,8 @@ class Cluster:
 
     def __init__(self, spec: ClusterSpec, loop: asyncio.AbstractEventLoop) -> None:
         self.name = spec.name
-        self.endpoints = tuple(Endpoint(Pool(host, port, spec.limits, loop)) for host, port in spec.endpoints)
+        writer = TickWriter(loop)
+        self.endpoints = tuple(Endpoint(Pool(host, port, spec.limits, loop, writer)) for host, port in spec.endpoints)
         self.stats = ClusterStats(spec.name)
         self._balance = BALANCERS[spec.balance]()
 

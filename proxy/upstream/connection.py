@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import httptools
 
+from proxy.batch import Outbox
 from proxy.exchange import Response
 from proxy.headers import Pair
 from proxy.http1.framing import CHUNKED, NO_BODY, UNTIL_CLOSE
@@ -54,8 +55,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_bodyless", "_clean", "_ended", "_fields", "_in_head", "_informational", "_keep_alive", "_length", "_llhttp",
-        "_partial", "_pieces", "_reason", "_receiver", "_response", "_told", "_tunnel", "_upgrade", "answered",
-        "idle_since", "pool", "trailers", "transport", "used", "writable",
+        "_outbox", "_partial", "_pieces", "_reason", "_receiver", "_response", "_told", "_tunnel", "_upgrade",
+        "answered", "idle_since", "pool", "trailers", "transport", "used", "writable",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -92,6 +93,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # a stream transport, as create_connection gives it
+        self._outbox = Outbox(self.pool.writer, self.transport)
 
     def pause_writing(self) -> None:
         self.writable = False
@@ -200,13 +202,14 @@ class UpstreamConnection(asyncio.Protocol):
             self._upgrade = upgrade
         self.used += 1
         self._receiver = receiver
-        self.transport.write(head)
+        self._outbox.write(head)
 
     def write(self, data: bytes) -> None:
-        self.transport.write(data)
+        self._outbox.write(data)
 
     def finish_tunnel(self) -> None:
         if self.transport.can_write_eof() and not self.transport.is_closing():
+            self._outbox.flush()
             self.transport.write_eof()
 
     def pause_reading(self) -> None:

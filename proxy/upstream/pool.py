@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
+from proxy.batch import TickWriter
 from proxy.rejection import Rejection, UpstreamBusy, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstream.connection import UpstreamConnection
 
@@ -51,13 +52,17 @@ class Pool:
         "open",
         "port",
         "stats",
+        "writer",
     )
 
-    def __init__(self, host: str, port: int, limits: PoolLimits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, host: str, port: int, limits: PoolLimits, loop: asyncio.AbstractEventLoop, writer: TickWriter
+    ) -> None:
         self.host = host
         self.port = port
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.stats = PoolStats()
+        self.writer = writer
         self.open: set[UpstreamConnection] = set()
         self.closed = False
         self._limits = limits
