@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from proxy.exchange import Exchange
@@ -99,7 +100,7 @@ class RouteTable:
     def match(self, exchange: Exchange) -> Route | None:
         candidates = self._candidates(exchange.path)
         if len(candidates) > 1:
-            candidates.sort(key=_by_order)
+            candidates.sort(key=_BY_ORDER)
         for route in candidates:
             if _accepts(route.matcher, exchange):
                 if route.matcher.kind == "template":
@@ -113,11 +114,11 @@ class RouteTable:
         found += node.prefixes
         if not node.children and node.any is None:
             return found
-        segments = path.split(b"/")[1:]
+        segments = path.split(b"/")
         if self._templated:
-            self._walk(node, segments, 0, found)
+            self._walk(segments, found)
             return found
-        for segment in segments:
+        for segment in segments[1:]:
             child = node.children.get(segment)
             if child is None:
                 return found
@@ -125,15 +126,25 @@ class RouteTable:
             found += node.prefixes
         return found
 
-    def _walk(self, node: _Node, segments: list[bytes], depth: int, found: list[Route]) -> None:
-        if depth == len(segments):
-            found += node.templates
-            return
-        segment = segments[depth]
-        for child in (node.children.get(segment), node.any if segment else None):
-            if child is not None:
-                found += child.prefixes
-                self._walk(child, segments, depth + 1, found)
+    def _walk(self, segments: list[bytes], found: list[Route]) -> None:
+        """Down all branches at once: a segment goes to its own child and to the template's."""
+        nodes = [self._root]
+        for segment in segments[1:]:
+            below = []
+            for node in nodes:
+                child = node.children.get(segment)
+                if child is not None:
+                    below.append(child)
+                    if child.prefixes:
+                        found += child.prefixes
+                if node.any is not None and segment:
+                    below.append(node.any)
+            if not below:
+                return
+            nodes = below
+        for node in nodes:
+            if node.templates:
+                found += node.templates
 
     def methods_at(self, exchange: Exchange) -> frozenset[bytes]:
         """What methods the routes of this host and path take, for a 405's Allow field; empty where there are none."""
@@ -144,8 +155,7 @@ class RouteTable:
         return frozenset(methods)
 
 
-def _by_order(route: Route) -> int:
-    return route.order
+_BY_ORDER = attrgetter("order")
 
 
 def _segments(path: bytes) -> list[bytes]:
