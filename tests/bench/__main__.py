@@ -138,7 +138,7 @@ def measure(name: str, pid: int, port: int, connections: int, seconds: int) -> R
     output = load(port, connections, seconds)
     after, resident = accounting(pid)
     counted = re.search(r"(\d+) requests in", output)
-    latency = {one[0]: milliseconds(one[1]) for one in re.findall(r"^\s+(50|99)%\s+(\S+)$", output, re.MULTILINE)}
+    latency = {one[0]: milliseconds(one[1]) for one in re.findall(r"^\s+(50|99)%\s+(\S+)\s*$", output, re.MULTILINE)}
     if not counted or "Non-2xx" in output:
         raise SystemExit(f"{name} did not answer as it should:\n{output}")
     requests = int(counted[1])
