@@ -8,6 +8,7 @@ import gc
 import logging
 import resource
 import signal
+import sys
 
 import structlog
 
@@ -195,5 +196,5 @@ def configure_logging(level: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
-        logger_factory=structlog.WriteLoggerFactory(file=open("/dev/stderr", "w", buffering=1)),  # noqa: SIM115
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )
