@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import resource
 import signal
-import sys
 
 import structlog
 
@@ -36,7 +34,6 @@ class Proxy:
         self.policy = policy
         self.stopping = asyncio.Event()
         self.started = False
-        self._tracked: dict[tuple[str, str, str], int] = {}
         loop = asyncio.get_running_loop()
         self._loop = loop
         self.compiled: Compiled = compile_policy(policy, loop, self._on_verdict)
@@ -183,18 +180,4 @@ def _listener_settings(policy: Policy) -> ListenerSettings:
         max_connections=bounds.connections,
         per_client=bounds.connections_per_client,
         backlog=bounds.backlog,
-    )
-
-
-def configure_logging(level: str) -> None:
-    """JSON lines on standard error; the access log has standard output to itself."""
-    logging.basicConfig(level=level, format='{"event": "%(message)s", "logger": "%(name)s"}')
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )

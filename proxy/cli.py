@@ -11,7 +11,7 @@ import orjson
 import uvloop
 
 from proxy import __version__
-from proxy.app import configure_logging, serve
+from proxy.app import serve
 from proxy.exchange import Exchange
 from proxy.headers import Headers
 from proxy.policy.compile import compile_policy
@@ -20,6 +20,7 @@ from proxy.policy.load import load
 from proxy.policy.model import Policy
 from proxy.rejection import Rejection
 from proxy.target import TargetRules, canonical
+from proxy.telemetry import logs
 
 policy_option = click.option(
     "--policy", "path", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The policy file."
@@ -51,7 +52,7 @@ def _load(path: Path) -> Policy:
 def run(path: Path, log_level: str) -> None:
     """Serve by the policy until SIGTERM."""
     policy = _load(path)
-    configure_logging(log_level)
+    logs.configure(log_level)
     try:
         status = uvloop.run(serve(policy))
     except OSError as error:

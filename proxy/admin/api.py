@@ -6,11 +6,12 @@ On an address that isn't loopback every request needs the token. Writes are POST
 from __future__ import annotations
 
 import hmac
-import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+
+from proxy.telemetry import logs
 
 if TYPE_CHECKING:
     from proxy.app import Proxy
@@ -129,7 +130,7 @@ class Admin:
         level = request.query.get("level", "").upper()
         if level not in LEVELS:
             return web.json_response({"error": f"level has to be one of {', '.join(LEVELS)}"}, status=400)
-        logging.getLogger().setLevel(level)
+        logs.configure(level)
         return web.json_response({"level": level})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from proxy.exchange import Answered, Exchange, Payload, Response
@@ -93,14 +93,14 @@ class Forwarder:
         else:
             self._spawn(waiting, self._admitted)
 
-    def _spawn(self, waiting: Awaitable[None], then: object) -> None:
+    def _spawn(self, waiting: Awaitable[None], then: Callable[[], None]) -> None:
         self._task = self._loop.create_task(self._wait(waiting, then), name="policies")
 
-    async def _wait(self, waiting: Awaitable[None], then: object) -> None:
+    async def _wait(self, waiting: Awaitable[None], then: Callable[[], None]) -> None:
         try:
             await waiting
             self._task = None
-            then()  # type: ignore[operator]
+            then()
         except (Rejection, Answered) as outcome:
             self._task = None
             self._conclude(outcome)

@@ -71,13 +71,10 @@ class ClusterStats:
 class ListenerStats:
     """Connections and refusals; keys of `rejections` are (rule, reason, mode)."""
 
-    __slots__ = ("connections", "connections_total", "dropped_log_records", "loop_lag", "rejections", "unanswered")
+    __slots__ = ("connections", "connections_total", "loop_lag", "rejections")
 
     def __init__(self) -> None:
         self.connections = 0
         self.connections_total = 0
-        self.unanswered = 0
-        """Exchanges whose client was gone before an answer began."""
         self.rejections: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         self.loop_lag = Histogram(DURATIONS)
-        self.dropped_log_records = 0

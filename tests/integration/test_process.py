@@ -54,6 +54,11 @@ class Command:
                 except aiohttp.ClientConnectionError:
                     await asyncio.sleep(0.02)
 
+    async def not_ready(self) -> None:
+        async with asyncio.timeout(5):
+            while await self.admin_status("/readyz") != 503:
+                await asyncio.sleep(0.02)
+
 
 @pytest.fixture
 async def command(upstream: ScriptedUpstream) -> AsyncIterator[tuple[Command, asyncio.subprocess.Process]]:
@@ -83,9 +88,7 @@ async def test_sigterm_lets_what_runs_end(
     wire.send(GET)
     await asyncio.wait_for(begun.wait(), 5)
     process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(5):
-        while await made.admin_status("/readyz") != 503:
-            await asyncio.sleep(0.02)
+    await made.not_ready()
     go.set()
     status, fields, body = await wire.answer()
     assert (status, body) == (200, b"ok")
@@ -110,9 +113,7 @@ async def test_a_second_signal_ends_at_once(
     wire.send(GET)
     await asyncio.wait_for(begun.wait(), 5)
     process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(5):
-        while await made.admin_status("/readyz") != 503:
-            await asyncio.sleep(0.02)
+    await made.not_ready()
     process.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(process.wait(), 5) == 1
     wire.close()
@@ -126,8 +127,13 @@ async def test_the_admin_port_tells_and_takes_writes_by_post_only(
         assert await made.admin_status(path) == 200
     for path in ("/drain", "/quitquitquit", "/loglevel"):
         assert await made.admin_status(path) == 405
+    assert await made.admin_status("/loglevel?level=nonsense", "POST") == 400
+    assert await made.admin_status("/loglevel?level=ERROR", "POST") == 200
     assert await made.admin_status("/quitquitquit", "POST") == 200
-    assert await asyncio.wait_for(process.wait(), 10) == 0
+    _, error = await asyncio.wait_for(process.communicate(), 10)
+    assert process.returncode == 0
+    assert b"serving" in error
+    assert b"draining" not in error, "the level does not let it through"
 
 
 async def test_a_taken_port_is_one_clear_line(command: tuple[Command, asyncio.subprocess.Process]) -> None:
