@@ -7,6 +7,7 @@ import contextlib
 import gc
 import resource
 import signal
+from time import perf_counter
 
 import structlog
 
@@ -77,10 +78,10 @@ class Proxy:
             )
 
     def _on_completed(self, exchange: Exchange) -> None:
-        now = self._loop.time()
+        seconds = perf_counter() - exchange.began
         route = exchange.route
         if route is not None:
-            route.stats.record(exchange.status, now - exchange.started, exchange.bytes_in, exchange.bytes_out)
+            route.stats.record(exchange.status, seconds, exchange.bytes_in, exchange.bytes_out)
         if exchange.cluster:
             stats = self.compiled.clusters[exchange.cluster].stats
             if exchange.upstream_time >= 0:
@@ -89,7 +90,7 @@ class Proxy:
             else:
                 stats.outcomes[exchange.rejection or exchange.failure or "unknown"] += 1
         if self.access_log is not None:
-            self.access_log.emit(exchange, now)
+            self.access_log.emit(exchange, seconds)
 
     async def start(self) -> None:
         """Open the sockets; raises OSError where an address can't be had."""

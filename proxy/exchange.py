@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from proxy.headers import Headers, Pair
@@ -63,7 +64,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "asserted", "begun", "body_length", "bytes_in", "bytes_out", "client", "cluster", "correlation_id", "endpoint",
+        "asserted", "began", "begun", "body_length", "bytes_in", "bytes_out",
+        "client", "cluster", "correlation_id", "endpoint",
         "failure", "headers", "host", "method", "minor", "nonce", "parameters", "path", "peer", "query", "rejection",
         "request_id", "route", "scheme", "started", "status", "traceparent", "upstream_started", "upstream_time",
         "verdicts", "websocket",
@@ -77,6 +79,8 @@ class Exchange:
         self.client = peer
         self.scheme = b"http"
         self.started = started
+        self.began = perf_counter()
+        """To measure by: the loop's clock, which deadlines use, stands still within a tick and counts milliseconds."""
         self.path = b""
         self.query = b""
         self.host = headers.index.get(b"host", b"")

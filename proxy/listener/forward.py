@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from proxy.exchange import Answered, Exchange, Payload, Response
@@ -155,7 +156,8 @@ class Forwarder:
     def on_connection(self, connection: UpstreamConnection) -> None:
         exchange = self._current()
         self._upstream = connection
-        self._tried_at = self._upstream_at = exchange.upstream_started = self._loop.time()
+        self._tried_at = self._upstream_at = self._loop.time()
+        exchange.upstream_started = perf_counter()
         head = request_head(exchange, self._length, exchange.endpoint)
         connection.start(self, head, bodyless=exchange.method == b"HEAD", upgrade=exchange.websocket)
         if self._length == NO_BODY:
@@ -241,8 +243,8 @@ class Forwarder:
 
     def on_upstream_head(self, response: Response, length: int, data: bytes, ended: bool) -> None:
         exchange = self._current()
-        self._upstream_at = now = self._loop.time()
-        exchange.upstream_time = now - exchange.upstream_started
+        self._upstream_at = self._loop.time()
+        exchange.upstream_time = perf_counter() - exchange.upstream_started
         if self._route.chain.buffers_response and length != NO_BODY:
             self._response_head = response
             self.on_upstream_data(data, ended)

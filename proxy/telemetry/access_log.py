@@ -37,7 +37,7 @@ class AccessLog:
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="access log")
 
-    def emit(self, exchange: Exchange, ended: float) -> None:
+    def emit(self, exchange: Exchange, seconds: float) -> None:
         """Refusals and failures are always written, the rest one in so many."""
         self._seen += 1
         if not exchange.rejection and not exchange.failure and (not self._every or self._seen % self._every):
@@ -45,7 +45,7 @@ class AccessLog:
         if len(self._queue) >= MAX_QUEUED:
             self.dropped += 1
             return
-        self._queue.append((self._now(), exchange, ended))
+        self._queue.append((self._now(), exchange, seconds))
 
     async def _run(self) -> None:
         while True:
@@ -67,7 +67,7 @@ class AccessLog:
         self._flush()
 
 
-def line(at: float, exchange: Exchange, ended: float) -> dict[str, object]:
+def line(at: float, exchange: Exchange, seconds: float) -> dict[str, object]:
     """Times in milliseconds, sizes in bytes of body."""
     fields: dict[str, object] = {
         "time": datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds"),
@@ -75,7 +75,7 @@ def line(at: float, exchange: Exchange, ended: float) -> dict[str, object]:
         "method": exchange.method.decode("latin-1"),
         "path": exchange.path.decode("latin-1"),
         "status": exchange.status,
-        "duration_ms": round((ended - exchange.started) * 1000, 3),
+        "duration_ms": round(seconds * 1000, 3),
         "route": exchange.route.name if exchange.route else "",
         "endpoint": exchange.endpoint,
         "bytes_in": exchange.bytes_in,
