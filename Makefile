@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCK := uv pip compile pyproject.toml -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
 
-.PHONY: help setup system test check format bench lock clean
+.PHONY: help setup run system test check format bench soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -19,6 +19,9 @@ setup: .venv/.installed ## make .venv/ with everything that the lock names
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+
+run: setup ## the whole stack on this machine, then a first request through the policies; Ctrl-C ends it
+	@$(BIN)/python -m stack
 
 system: ## install the system tools that tests and benches use (Debian, root or sudo)
 	@bash .ci/system-tools

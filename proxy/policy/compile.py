@@ -57,14 +57,11 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
 def _filters(
     policy: Policy, used: list[str], on_verdict: OnVerdict, entropy: Entropy
 ) -> tuple[list[Filter], tuple[str, ...]]:
-    """The filters of the named sets in `filters.ORDER`; a rule that stands in two sets is the later one's."""
-    merged = PolicySet()
-    origin: dict[str, str] = {}
-    for name in used:
-        for key in PolicySet.model_fields:
-            if (model := getattr(policy.policies[name], key)) is not None:
-                merged = merged.model_copy(update={key: model})
-                origin[key] = f"{name}.{key}"
+    """The filters of the named sets in `filters.ORDER`; a rule is named for the last set that speaks of it."""
+    merged = policy.combined(used)
+    origin = {
+        key: f"{name}.{key}" for name in used for key in PolicySet.model_fields if getattr(policy.policies[name], key)
+    }
     names: list[str] = []
 
     def rule(key: str, model: RuleModel) -> Rule:

@@ -97,6 +97,14 @@ def _references(policy: Policy, document: Document) -> list[Finding]:
     for index, used in enumerate(policy.defaults.use):
         if used not in policy.policies:
             find(("defaults", "use", index), f'there is no policy "{used}".{_nearest(used, policy.policies)}')
+    if not findings:
+        chains: list[tuple[Path_, list[str]]] = [(("defaults", "use"), policy.defaults.use)]
+        chains += [(("routes", name, "use"), route.use) for name, route in policy.routes.items() if route.use]
+        for path, sets in chains:
+            try:
+                policy.combined(sets)
+            except ValueError as error:
+                find(path, f"these sets do not go together: {error}")
     if policy.admin.token is None and not _loopback(policy.admin.address[0]):
         find(("admin", "address"), "an admin address that is not loopback needs admin.token")
     return findings

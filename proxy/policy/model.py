@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
@@ -101,6 +101,19 @@ class ClusterModel(Model):
 class RuleModel(Model):
     mode: ModeName = "enforce"
 
+    def with_later(self, later: Self) -> Self:
+        """See PolicySet.with_later."""
+        changes = {}
+        for name in later.model_fields_set:
+            there, added = getattr(self, name), getattr(later, name)
+            changes[name] = {**there, **added} if isinstance(there, dict) and isinstance(added, dict) else added
+        combined = self.model_copy(update=changes)
+        combined.check_together()
+        return combined
+
+    def check_together(self) -> None:
+        """Raise ValueError where fields that are each valid are not so together."""
+
 
 class IpAccessModel(RuleModel):
     allow: list[Network] = []
@@ -128,9 +141,12 @@ class CorsModel(RuleModel):
         for origin in self.origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(f'"{origin}" is not an origin. Write scheme://host[:port], or scheme://*.host')
+        self.check_together()
+        return self
+
+    def check_together(self) -> None:
         if self.credentials and "*" in self.origins:
             raise ValueError('credentials cannot go to every origin. Name the origins instead of "*"')
-        return self
 
 
 class SecurityHeadersModel(RuleModel):
@@ -174,6 +190,19 @@ class PolicySet(Model):
     cors: CorsModel | None = None
     security_headers: SecurityHeadersModel | None = None
     request: RequestModel | None = None
+
+    def with_later(self, later: PolicySet) -> PolicySet:
+        """Both sets as one: a field that `later` gives wins, fields that hold names (headers, csp) are added to.
+
+        Raises ValueError where a rule of the two together may not be.
+        """
+        changes: dict[str, RuleModel] = {}
+        for key in later.model_fields_set:
+            added, there = getattr(later, key), getattr(self, key)
+            if added is None:
+                continue
+            changes[key] = added if there is None else there.with_later(added)
+        return self.model_copy(update=changes)
 
 
 class RouteTimeouts(Model):
@@ -230,3 +259,10 @@ class Policy(Model):
     policies: dict[Name, PolicySet] = {}
     defaults: DefaultsModel = DefaultsModel()
     routes: Annotated[dict[Name, RouteModel], Field(min_length=1)]
+
+    def combined(self, used: list[str]) -> PolicySet:
+        """The named sets as one, in that order. Raises KeyError or ValueError; a loaded policy's routes do neither."""
+        merged = PolicySet()
+        for name in used:
+            merged = merged.with_later(self.policies[name])
+        return merged

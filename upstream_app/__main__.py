@@ -1,0 +1,3 @@
+from upstream_app.cli import main
+
+main()

@@ -1,0 +1,41 @@
+"""The MongoDB client as the report wants it; topology comes from the URI alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.database import AsyncDatabase
+
+from upstream_app.settings import Settings
+
+Document = dict[str, Any]
+Database = AsyncDatabase[Document]
+
+MAX_TIME_MS = 5_000
+"""How long the server may work on one query (maxTimeMS)."""
+
+
+def connect(settings: Settings) -> AsyncMongoClient[Document]:
+    """Connects when first used. What the URI says of these options wins."""
+    return AsyncMongoClient(
+        settings.MONGODB_URI,
+        appname="simplepro",
+        tz_aware=True,
+        maxPoolSize=settings.MONGODB_MAX_POOL_SIZE,
+        minPoolSize=settings.MONGODB_MIN_POOL_SIZE,
+        maxIdleTimeMS=300_000,
+        waitQueueTimeoutMS=5_000,
+        serverSelectionTimeoutMS=5_000,
+        connectTimeoutMS=10_000,
+        socketTimeoutMS=45_000,
+        retryWrites=True,
+        retryReads=True,
+        w="majority",
+        journal=True,
+        wTimeoutMS=10_000,
+    )
+
+
+def database(client: AsyncMongoClient[Document]) -> Database:
+    return client.get_default_database("simplepro")

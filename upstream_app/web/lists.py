@@ -1,0 +1,48 @@
+"""Pages: numbered ones near the front, a cursor for the rest, since a database must walk over what is skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_SKIP = 2_000
+
+
+class Page(BaseModel):
+    """`after` is the id of the last item seen; with it `page` says nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    page: Annotated[int, Field(ge=1)] = 1
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    after: Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")] | None = None
+
+    @model_validator(mode="after")
+    def _near(self) -> Page:
+        if self.after is None and (self.page - 1) * self.limit > MAX_SKIP:
+            raise ValueError(f"pages end at item {MAX_SKIP}; go on with after=<id of the last item>")
+        return self
+
+    @property
+    def skip(self) -> int:
+        return 0 if self.after else (self.page - 1) * self.limit
+
+
+def listing(
+    name: str, items: Sequence[dict[str, Any]], total: int, page: Page, filters: dict[str, Any], following: str | None
+) -> dict[str, Any]:
+    """The report's list shape; `total` counts all that the filters let through."""
+    body: dict[str, Any] = {"success": True, name: items, "count": len(items)}
+    if filters:
+        body["filters"] = filters
+    body["pagination"] = {
+        "page": page.page,
+        "limit": page.limit,
+        "total": total,
+        "totalPages": ceil(total / page.limit),
+        "next": following,
+    }
+    return body
