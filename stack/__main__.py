@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
@@ -47,7 +48,7 @@ def ports(environment: Mapping[str, str]) -> Ports:
 def plan(at: Ports, environment: Mapping[str, str]) -> list[Spec]:
     """What is started, in order. Raises Unusable for a port in use or a server that is not installed."""
     redis, mongodb = environment.get("REDIS_URL"), environment.get("MONGODB_URI")
-    data = ROOT / ".data"
+    data = Path(environment.get("DATA_DIR") or ROOT / ".data").absolute()
     specs: list[Spec] = []
     _free(at.proxy, "the proxy", "PROXY_PORT")
     _free(at.admin, "the proxy's admin", "ADMIN_PORT")
@@ -137,7 +138,7 @@ Ready. Through the proxy ({proxy}):
   curl -i {proxy}/api/customers -H 'content-type: text/plain' -d x      # refused, and why
 The proxy's admin ({admin}): /readyz /metrics /clusters /routes /config_dump
 The application alone: http://127.0.0.1:{at.app}
-Ctrl-C ends everything; data stays in .data/
+Ctrl-C ends everything; data stays in .data/ (DATA_DIR)
 """
 
 

@@ -8,59 +8,47 @@ from collections.abc import AsyncIterator
 
 import structlog
 from aiohttp import web
-from pymongo.errors import PyMongoError
 
 from upstream_app import mongo, redis
 from upstream_app.customers.api import CustomerApi
 from upstream_app.customers.store import CustomerStore
 from upstream_app.health import Dependency, Health
+from upstream_app.schema import Schema
 from upstream_app.settings import Settings
 from upstream_app.web.errors import errors
 from upstream_app.web.requests import MAX_BODY
 from upstream_app.web.timing import timing
 
 log = structlog.get_logger("simplepro")
-INDEX_RETRY_SECONDS = 2.0
 
 
 def build(settings: Settings) -> web.Application:
     """The application; its clients connect when first used and are closed with it. Needs a running loop."""
     client, cache = mongo.connect(settings), redis.connect(settings)
     customers = CustomerStore(mongo.database(client))
+    schema = Schema(customers.prepare)
     health = Health(
         [
             Dependency("mongodb", lambda: client.admin.command("ping"), 3.0, required=True),
             Dependency("redis", cache.ping, 3.0, required=False),
         ],
         settings.ENVIRONMENT,
+        prepared=lambda: schema.prepared,
     )
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
-        indexing = asyncio.create_task(_create_indexes(customers), name="indexes")
+        preparing = asyncio.create_task(schema.prepare(), name="schema")
         yield
-        indexing.cancel()
-        await asyncio.gather(indexing, return_exceptions=True)
+        preparing.cancel()
+        await asyncio.gather(preparing, return_exceptions=True)
         await health.close()
         await cache.aclose()
         await client.close()
 
-    app = web.Application(middlewares=[timing, errors], client_max_size=MAX_BODY)
+    app = web.Application(middlewares=[timing, errors, schema.guard], client_max_size=MAX_BODY)
     app.cleanup_ctx.append(lifetime)
     app.add_routes([*CustomerApi(customers).routes(), *health.routes()])
     return app
-
-
-async def _create_indexes(store: CustomerStore) -> None:
-    """Until it succeeds: the database may come up after the application does."""
-    while True:
-        try:
-            await store.create_indexes()
-        except PyMongoError as error:
-            log.warning("no indexes yet", error=type(error).__name__, retry_in=INDEX_RETRY_SECONDS)
-            await asyncio.sleep(INDEX_RETRY_SECONDS)
-        else:
-            log.info("indexes are there")
-            return
 
 
 async def serve(settings: Settings) -> None:

@@ -41,10 +41,16 @@ class Health:
     FRESH = 1.0
 
     def __init__(
-        self, dependencies: list[Dependency], environment: str, clock: Callable[[], float] = time.monotonic
+        self,
+        dependencies: list[Dependency],
+        environment: str,
+        *,
+        prepared: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._dependencies = dependencies
         self._environment = environment
+        self._prepared = prepared
         self._clock = clock
         self._started = clock()
         self._seen: dict[str, dict[str, Any]] = {}
@@ -70,7 +76,8 @@ class Health:
         return self._answer({**seen, **_resources()}, uptime=round(self._clock() - self._started, 3))
 
     def _answer(self, seen: dict[str, dict[str, Any]], **more: object) -> web.Response:
-        required = {one.name for one in self._dependencies if one.required}
+        seen = {**seen, "schema": _UP if self._prepared() else _UNPREPARED}
+        required = {"schema", *(one.name for one in self._dependencies if one.required)}
         down = {name: found for name, found in seen.items() if found["status"] == "down"}
         status = "error" if required & down.keys() else "degraded" if down else "ok"
         body = self._report(status) | more
@@ -111,6 +118,8 @@ class Health:
             await asyncio.gather(self._looking, return_exceptions=True)
 
 
+_UP: dict[str, Any] = {"status": "up"}
+_UNPREPARED: dict[str, Any] = {"status": "down", "reason": "collections and indexes are not there yet"}
 _NO_STORE = {"Cache-Control": "no-store"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
@@ -16,25 +17,27 @@ MAX_TIME_MS = 5_000
 """How long the server may work on one query (maxTimeMS)."""
 
 
+OPTIONS: dict[str, Any] = {
+    "appname": "simplepro",
+    "maxIdleTimeMS": 300_000,
+    "waitQueueTimeoutMS": 5_000,
+    "serverSelectionTimeoutMS": 5_000,
+    "connectTimeoutMS": 10_000,
+    "socketTimeoutMS": 45_000,
+    "retryWrites": True,
+    "retryReads": True,
+    "w": "majority",
+    "journal": True,
+    "wTimeoutMS": 10_000,
+}
+
+
 def connect(settings: Settings) -> AsyncMongoClient[Document]:
-    """Connects when first used. What the URI says of these options wins."""
-    return AsyncMongoClient(
-        settings.MONGODB_URI,
-        appname="simplepro",
-        tz_aware=True,
-        maxPoolSize=settings.MONGODB_MAX_POOL_SIZE,
-        minPoolSize=settings.MONGODB_MIN_POOL_SIZE,
-        maxIdleTimeMS=300_000,
-        waitQueueTimeoutMS=5_000,
-        serverSelectionTimeoutMS=5_000,
-        connectTimeoutMS=10_000,
-        socketTimeoutMS=45_000,
-        retryWrites=True,
-        retryReads=True,
-        w="majority",
-        journal=True,
-        wTimeoutMS=10_000,
-    )
+    """Connects when first used. An option that the URI gives is the URI's."""
+    sizes = {"maxPoolSize": settings.MONGODB_MAX_POOL_SIZE, "minPoolSize": settings.MONGODB_MIN_POOL_SIZE}
+    given = {name.lower() for name, _ in parse_qsl(urlsplit(settings.MONGODB_URI).query)}
+    options = {name: value for name, value in {**OPTIONS, **sizes}.items() if name.lower() not in given}
+    return AsyncMongoClient(settings.MONGODB_URI, tz_aware=True, **options)
 
 
 def database(client: AsyncMongoClient[Document]) -> Database:

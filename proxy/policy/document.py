@@ -1,7 +1,8 @@
 """YAML read strictly, with the place of every key and value.
 
 Refused: duplicate keys, merge keys, YAML 1.1's extra booleans and base-60 numbers, more aliases than a person writes.
-`${NAME}` and `${NAME:-default}` are replaced in scalars; a replaced scalar is read as YAML would read its text.
+`${NAME}`, `${NAME:-default}` and `${file:PATH}` are replaced in scalars; a replaced scalar is read as YAML would read
+its text. Where NAME is not set but NAME_FILE is, the text of that file stands for it, as container images have it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ Path_ = tuple[str | int, ...]
 MAX_ALIASES = 64
 MAX_NODES = 200_000
 
-_REFERENCE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{(?P<bad>[^}]*)\}?")
+_REFERENCE = re.compile(
+    r"\$\{file:(?P<file>[^}]+)\}|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{(?P<bad>[^}]*)\}?"
+)
+MAX_SECRET = 64 * 1024
 _YAML11_BOOLEAN = re.compile(r"(?i:y|n|yes|no|on|off)")
 _SEXAGESIMAL = re.compile(r"[-+]?[0-9]+(?::[0-5]?[0-9])+(?:\.[0-9]*)?")
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
@@ -127,14 +131,33 @@ class _Builder:
         return _plain(text)
 
     def _refer(self, match: re.Match[str], node: yaml.Node, path: Path_) -> str:
-        if match["name"] is None:
-            self._find(node, path, "an environment reference reads ${NAME} or ${NAME:-default}")
+        if match["file"] is not None:
+            return self._text_of(match["file"], node, path)
+        name = match["name"]
+        if name is None:
+            self._find(node, path, "a reference reads ${NAME}, ${NAME:-default} or ${file:PATH}")
             return ""
-        value = self._environment.get(match["name"]) or match["default"]
+        value = self._environment.get(name)
+        if not value and (file := self._environment.get(name + "_FILE")):
+            return self._text_of(file, node, path)
+        value = value or match["default"]
         if value is None:
-            self._find(node, path, f"{match['name']} is not set. Set it, or write ${{{match['name']}:-default}}")
+            self._find(node, path, f"{name} is not set. Set it (or {name}_FILE), or write ${{{name}:-default}}")
             return ""
         return value
+
+    def _text_of(self, file: str, node: yaml.Node, path: Path_) -> str:
+        """A secret's file, without the line end that editors leave."""
+        try:
+            with Path(file).open(encoding="utf-8") as opened:
+                text = opened.read(MAX_SECRET + 1)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+            self._find(node, path, f"{file} can't be read: {reason}")
+            return ""
+        if not text.strip() or len(text) > MAX_SECRET:
+            self._find(node, path, f"{file} is empty, or larger than {MAX_SECRET} bytes")
+        return text.rstrip("\r\n")
 
     def _find(self, node: yaml.Node, path: Path_, what: str) -> None:
         mark = node.start_mark
@@ -142,13 +165,15 @@ class _Builder:
 
 
 def _plain(text: str) -> object:
+    """A scalar's value. Numbers only where their text comes back from them, so that a secret of digits stays whole."""
     if text in ("true", "false"):
         return text == "true"
     if text in ("", "null", "~"):
         return None
-    if _INTEGER.fullmatch(text):
-        return int(text)
-    return float(text) if _FLOAT.fullmatch(text) else text
+    for pattern, number in ((_INTEGER, int), (_FLOAT, float)):
+        if pattern.fullmatch(text) and str(number(text)) == text:
+            return number(text)
+    return text
 
 
 def dotted(path: Path_) -> str:

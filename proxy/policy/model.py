@@ -9,11 +9,11 @@ import re
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from proxy.policy.values import Address, Duration, Size
+from proxy.policy.values import Address, Duration, Secret, Size, listed
 
-Network = IPv4Network | IPv6Network
+Networks = Annotated[list[IPv4Network | IPv6Network], BeforeValidator(listed)]
 ModeName = Literal["off", "shadow", "enforce"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 MethodName = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -66,10 +66,10 @@ class ListenerModel(Model):
 
 
 class AdminModel(Model):
-    """`token` is needed where the address is not loopback; write it as `${NAME}` or `token_file`."""
+    """`token` is needed where the address is not loopback; write it as `${NAME}` or `${file:PATH}`."""
 
     address: Address
-    token: SecretStr | None = None
+    token: Secret | None = None
 
 
 class AccessLogModel(Model):
@@ -80,7 +80,7 @@ class AccessLogModel(Model):
 class RedisModel(Model):
     """Where shared state will live; nothing of this release asks for it yet."""
 
-    url: SecretStr
+    url: Secret
     timeout: Duration = 0.02
 
 
@@ -116,25 +116,17 @@ class RuleModel(Model):
 
 
 class IpAccessModel(RuleModel):
-    allow: list[Network] = []
-    deny: list[Network] = []
+    allow: Networks = []
+    deny: Networks = []
 
 
 class CorsModel(RuleModel):
-    origins: Annotated[list[str], Field(min_length=1)]
+    origins: Annotated[list[str], BeforeValidator(listed), Field(min_length=1)]
     methods: list[MethodName] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
     headers: list[str] = ["authorization", "content-type", "x-request-id", "x-correlation-id"]
     expose: list[str] = ["x-request-id", "x-correlation-id"]
     credentials: bool = False
     max_age: Duration = 600.0
-
-    @field_validator("origins", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        """One environment variable may hold several, separated by commas."""
-        if isinstance(value, list):
-            return [part.strip() for item in value for part in str(item).split(",") if part.strip()]
-        return value
 
     @model_validator(mode="after")
     def _check(self) -> CorsModel:
@@ -252,7 +244,7 @@ class Policy(Model):
     version: Literal[1]
     listener: ListenerModel
     admin: AdminModel
-    trusted_proxies: list[Network] = []
+    trusted_proxies: Networks = []
     redis: RedisModel | None = None
     access_log: AccessLogModel = AccessLogModel()
     clusters: Annotated[dict[Name, ClusterModel], Field(min_length=1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SecretStr
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -35,6 +35,21 @@ def address(value: object) -> tuple[str, int]:
     return match[1] or match[2], int(match[3])
 
 
+def secret(value: object) -> object:
+    """A secret of digits, or one that reads `true`, is one too."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
+
+
+def listed(value: object) -> object:
+    """One environment variable may hold several, separated by commas, or none."""
+    if isinstance(value, list):
+        return [part.strip() for item in value for part in str(item or "").split(",") if part.strip()]
+    return value
+
+
+Secret = Annotated[SecretStr, BeforeValidator(secret)]
 Duration = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
 """Seconds as a float, written as `250ms`, `15s`, `5m`."""
 Size = Annotated[int, BeforeValidator(size), Field(ge=0)]

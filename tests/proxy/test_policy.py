@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
 from click.testing import CliRunner
+from pydantic import BaseModel
 
 from proxy.cli import main
+from proxy.policy.document import read
 from proxy.policy.findings import PolicyError
 from proxy.policy.load import load
+from proxy.policy.model import Policy
 
 CONFIG = Path(__file__).parents[2] / "config"
 GOOD = """\
@@ -38,6 +43,91 @@ def findings(tmp_path: Path, text: str, environment: dict[str, str] | None = Non
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_shipped_policies_are_valid(path: Path) -> None:
     load(path, {})
+
+
+def fields(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Every field of a policy, names that users choose as `*`."""
+    for name, field in model.model_fields.items():
+        below = f"{path}.{name}".lstrip(".")
+        yield below
+        named = get_origin(field.annotation) is dict
+        kinds = get_args(field.annotation)[-1:] if named else (field.annotation, *get_args(field.annotation))
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from fields(kind, below + ".*" * named)
+
+
+def test_the_reference_explains_every_field() -> None:
+    known = set(fields(Policy))
+    chosen = {"clusters.*": "clusters.app", "policies.*": "policies.example", "routes.*": "routes.one-customer"}
+    document = read(CONFIG / "reference.yaml", {})
+    given = {".".join(str(part) for part in path) for path in document.keys}
+    missing = []
+    for field in known:
+        where = field
+        for star, name in chosen.items():
+            where = where.replace(star, name)
+        if where not in given and where != "routes.one-customer.match.prefix":
+            missing.append(where)
+    assert len(known) > 60
+    assert missing == []
+
+
+def test_the_references_defaults_are_the_real_ones() -> None:
+    policy = load(CONFIG / "reference.yaml", {})
+    minimal = load(CONFIG / "minimal.yaml", {})
+    assert policy.listener == minimal.listener
+    assert policy.clusters["app"].model_copy(update={"balance": "round_robin"}) == minimal.clusters["app"]
+    assert policy.routes["one-customer"].timeouts == minimal.routes["everything"].timeouts
+    assert (policy.defaults.max_body, policy.access_log) == (minimal.defaults.max_body, minimal.access_log)
+
+
+def test_secrets_come_from_files_and_stay_text(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("00123\n")
+    text = GOOD.replace('"127.0.0.1:9901"', '"0.0.0.0:9901", token: "TOKEN"')
+    path = tmp_path / "p.yaml"
+    for reference, environment, said in [
+        (f"${{file:{tmp_path}/token}}", {}, "00123"),
+        ("${ADMIN_TOKEN}", {"ADMIN_TOKEN_FILE": f"{tmp_path}/token"}, "00123"),
+        ("${ADMIN_TOKEN}", {"ADMIN_TOKEN": "12345"}, "12345"),
+        ("${ADMIN_TOKEN}", {"ADMIN_TOKEN": "true"}, "true"),
+        ("${ADMIN_TOKEN}", {"ADMIN_TOKEN": "1.50"}, "1.50"),
+    ]:
+        path.write_text(text.replace("TOKEN", reference))
+        token = load(path, environment).admin.token
+        assert token is not None
+        assert token.get_secret_value() == said
+        assert said not in repr(token)
+    missing = findings(tmp_path, text.replace("TOKEN", "${file:/nowhere}"))
+    assert missing == ["3:41: admin.token: /nowhere can't be read: No such file or directory"]
+
+
+def test_lists_come_from_one_variable(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(GOOD + 'trusted_proxies: ["${TRUSTED_PROXIES:-}"]\n')
+    assert load(path, {}).trusted_proxies == []
+    found = load(path, {"TRUSTED_PROXIES": "10.0.0.0/8, fd00::/8"}).trusted_proxies
+    assert [str(network) for network in found] == ["10.0.0.0/8", "fd00::/8"]
+
+
+def test_sets_add_to_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    more = """\
+  web: {security_headers: {preset: helmet, headers: {a: "1", b: "1"}}}
+  more: {security_headers: {hsts: max-age=1, headers: {b: "2"}}}
+  open: {cors: {origins: ["*"]}}
+  login: {cors: {origins: ["https://a.example"], credentials: true}}
+"""
+    text = GOOD.replace("  web: {security_headers: {preset: helmet}}\n", more)
+    path.write_text(text.replace("[web]", "[web, more]"))
+    merged = load(path, {}).combined(["web", "more"]).security_headers
+    assert merged is not None
+    assert (merged.preset, merged.hsts, merged.headers) == ("helmet", "max-age=1", {"a": "1", "b": "2"})
+    told = findings(tmp_path, text.replace("[web]", "[login, open]"))
+    assert told == [
+        "12:34: routes.all.use: these sets do not go together: credentials cannot go to every origin. "
+        'Name the origins instead of "*"'
+    ]
 
 
 @pytest.mark.parametrize(

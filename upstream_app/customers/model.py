@@ -93,7 +93,7 @@ def words(*texts: str) -> list[str]:
     """Lower-case words without accents, each once: what search compares, in the database and in the question."""
     found: dict[str, None] = {}
     for text in texts:
-        plain = unicodedata.normalize("NFKD", text.casefold())
+        plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
         stripped = "".join(char for char in plain if not unicodedata.combining(char))
         found.update(dict.fromkeys(word[:32] for word in _WORD.findall(stripped)))
     return list(found)[:MAX_TOKENS]

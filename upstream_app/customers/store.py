@@ -36,7 +36,8 @@ class CustomerStore:
     def __init__(self, database: Database) -> None:
         self._customers = database["customers"]
 
-    async def create_indexes(self) -> None:
+    async def prepare(self) -> None:
+        """Create what is missing of collection and indexes."""
         await self._customers.create_indexes(INDEXES)
 
     async def create(self, new: NewCustomer) -> Document:
@@ -110,14 +111,17 @@ class CustomerStore:
 def condition(query: CustomerQuery) -> Document:
     """The filter of a list query; each word of a search is a range over the token array, so no expression is run."""
     which: Document = {name: value for name in ("type", "status", "source") if (value := getattr(query, name))}
-    ranges: list[Document] = [
-        {"words": {"$gte": word, "$lt": word + "\U0010ffff"}} for word in words(query.search or "")
-    ]
+    ranges = [_begins_with(word) for word in words(query.search or "")]
     if query.search is not None and not ranges:
         ranges = [{"words": ""}]
     if ranges:
         which["$and"] = ranges
     return which
+
+
+def _begins_with(word: str) -> Document:
+    """$elemMatch, since a range over an array may else be met by one element from below and another from above."""
+    return {"words": {"$elemMatch": {"$gte": word, "$lt": word + "\U0010ffff"}}}
 
 
 def shown(document: Mapping[str, Any]) -> Document:
