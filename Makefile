@@ -2,7 +2,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 # Locks are made with uv (`pip install uv`); everything else needs only what `make setup` installs.
-LOCK := uv pip compile pyproject.toml -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
 
 .PHONY: help setup run system test check format bench soak lock clean
@@ -30,10 +30,14 @@ test: setup system ## everything: check, then all tests
 	@$(MAKE) --no-print-directory check
 	$(BIN)/pytest -q -n 2 --dist worksteal
 
-check: setup ## ruff, mypy --strict, the architecture test
+check: setup ## ruff, mypy --strict, hadolint, compose and YAML checks, policies, the architecture test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/yamllint .
+	$(BIN)/simplepro-proxy validate config/*.yaml
 	$(BIN)/pytest -q tests/test_architecture.py
 
 format: setup ## let ruff mend what it can
@@ -44,9 +48,10 @@ bench: setup system ## CPU a request beside nginx, Envoy and others: ONLY=proxy,
 	@$(BIN)/python -m tests.bench --only "$(ONLY)" --connections "$(or $(CONNECTIONS),64,1000)" \
 		--seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),10)"
 
-lock: ## make both lock files anew
-	$(LOCK) -o requirements.lock
-	$(LOCK) --extra dev --extra evaluation --extra bench -o requirements-dev.lock
+lock: ## make the lock files anew
+	$(LOCK) pyproject.toml -o requirements.lock
+	$(LOCK) --group build -o requirements-build.lock
+	$(LOCK) pyproject.toml --extra dev --extra evaluation --extra bench -o requirements-dev.lock
 
 clean:
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis
