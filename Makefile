@@ -48,6 +48,9 @@ bench: setup system ## CPU a request beside nginx, Envoy and others: ONLY=proxy,
 	@$(BIN)/python -m tests.bench --only "$(ONLY)" --connections "$(or $(CONNECTIONS),64,1000)" \
 		--seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),10)"
 
+soak: setup system ## minutes of mixed and broken load; memory must stay flat: MINUTES=10
+	@$(BIN)/python -m tests.bench.soak --minutes "$(or $(MINUTES),10)"
+
 lock: ## make the lock files anew
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) --group build -o requirements-build.lock

@@ -30,7 +30,11 @@ class TickWriter:
 
 
 class Outbox:
-    """What one transport is to send; `flush` before anything else is done to the transport."""
+    """What one transport is to send; `flush` before anything else is done to the transport.
+
+    What is meant for a transport that has closed meanwhile is dropped: a write to it would raise and cost the tick's
+    other connections theirs.
+    """
 
     __slots__ = ("_pieces", "_transport", "_writer")
 
@@ -48,4 +52,6 @@ class Outbox:
         pieces = self._pieces
         if pieces:
             self._pieces = []
+            if self._transport.is_closing():
+                return
             self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
