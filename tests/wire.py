@@ -80,8 +80,21 @@ async def read_request(reader: Reader) -> tuple[bytes, bytes]:
     if b"content-length: " in lower:
         return head, await reader.readexactly(int(lower.split(b"content-length: ")[1].split(b"\r\n")[0]))
     if b"transfer-encoding: chunked" in lower:
-        return head, await reader.readuntil(b"0\r\n\r\n")
+        return head, await _raw_chunks(reader)
     return head, b""
+
+
+async def _raw_chunks(reader: Reader) -> bytes:
+    raw = b""
+    while True:
+        line = await reader.readuntil(b"\r\n")
+        raw += line
+        if size := int(line, 16):
+            raw += await reader.readexactly(size + 2)
+            continue
+        while (line := await reader.readuntil(b"\r\n")) != b"\r\n":
+            raw += line
+        return raw + line
 
 
 async def echo(reader: Reader, writer: Writer) -> None:
