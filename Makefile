@@ -26,9 +26,14 @@ run: setup ## the whole stack on this machine, then a first request through the 
 system: ## install the system tools that tests and benches use (Debian, root or sudo)
 	@bash .ci/system-tools
 
-test: setup system ## everything: check, then all tests
+test: setup system build/clients/node_modules ## everything: check, then all tests
 	@$(MAKE) --no-print-directory check
 	$(BIN)/pytest -q -n 2 --dist worksteal
+
+build/clients/node_modules: tests/clients/package-lock.json
+	@mkdir -p build/clients && cp tests/clients/package*.json build/clients/
+	@cd build/clients && npm ci --silent --no-audit --no-fund
+	@touch $@
 
 check: setup ## ruff, mypy --strict, hadolint, compose and YAML checks, policies, the architecture test
 	$(BIN)/ruff check .

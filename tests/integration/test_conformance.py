@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import AsyncIterator
@@ -11,9 +12,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from stack.servers import free_port
 from tests.conftest import Start
 
-PROBE = Path(__file__).parents[3] / "shared" / "conformance" / "http11probe.py"
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared" / "conformance"
+PROBE, CLIENTS = SHARED / "http11probe.py", SHARED / "realclients.mjs"
 
 
 @pytest.fixture
@@ -43,3 +47,19 @@ async def test_http11probe(serve: Start, echo_port: int) -> None:
     assert passed, output.decode()
     assert int(passed[1]) > 100
     assert "'FAIL'" not in summary, output.decode()
+
+
+@pytest.mark.skipif(not CLIENTS.exists(), reason="../shared/conformance is not beside this clone")
+async def test_real_websocket_clients(serve: Start) -> None:
+    upstream = free_port()
+    served = await serve(upstream)
+    process = await asyncio.create_subprocess_exec(
+        "node", str(CLIENTS), f"http://127.0.0.1:{served.proxy.listener.port}", str(upstream),
+        env={**os.environ, "CLIENTS": str(ROOT / "build" / "clients")},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    async with asyncio.timeout(100):
+        output, _ = await process.communicate()
+    text = output.decode()
+    assert process.returncode == 0, text
+    assert "13 passed, 0 failed" in text
