@@ -18,17 +18,16 @@ from tests.wire import ScriptedUpstream, Wire
 POLICY = """
 version: 1
 listener: {{address: "127.0.0.1:0", timeouts: {timeouts}, bounds: {bounds}, drain: 2s}}
-admin: {{address: "127.0.0.1:0"}}
+admin: {{address: "127.0.0.1:0", token: {token}}}
 trusted_proxies: {trusted}
-access_log: {{enabled: false}}
+access_log: {{enabled: {access_log}}}
 clusters:
-  app: {{endpoints: ["127.0.0.1:{port}"], max_connections: {max_connections}, max_waiting: {max_waiting},
-         timeouts: {{connect: 500ms, wait: 300ms, idle: 4s}}}}
+  app: {{endpoints: [{cluster}
 policies:
   all: {policies}
 defaults: {{use: [all], max_body: 10MiB}}
 routes:
-  everything: {{match: {{prefix: /}}, to: app, timeouts: {route_timeouts}}}
+  everything: {{match: {match}, to: app, timeouts: {route_timeouts}}}
 """
 
 
@@ -85,11 +84,15 @@ async def serve(tmp_path: Path) -> AsyncIterator[Start]:
 
     async def start(port: int, **changes: Any) -> Served:
         settings = {
-            "timeouts": "{}", "bounds": "{}", "trusted": "[]", "max_connections": 64, "max_waiting": 64,
-            "policies": "{security_headers: {preset: helmet}}", "route_timeouts": "{}",
+            "timeouts": "{}", "bounds": "{}", "trusted": "[]", "token": "", "access_log": "false",
+            "max_connections": 64, "max_waiting": 64, "policies": "{security_headers: {preset: helmet}}",
+            "match": "{prefix: /}", "route_timeouts": "{}",
         }  # fmt: skip
+        bounds = "max_connections: {max_connections}, max_waiting: {max_waiting}".format(**{**settings, **changes})
+        times = "timeouts: {connect: 500ms, wait: 300ms, idle: 4s}"
+        settings["cluster"] = f'"127.0.0.1:{port}"], {bounds}, {times}}}'
         path = tmp_path / f"policy-{len(running)}.yaml"
-        path.write_text(POLICY.format(port=port, **{**settings, **changes}))
+        path.write_text(POLICY.format(**{**settings, **changes}))
         served = Served(Proxy(load(path, {})))
         await served.proxy.start()
         running.append(served)
