@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from proxy.headers import Headers, Pair
+from proxy.headers import Headers
 
 if TYPE_CHECKING:
     from proxy.routing import Route
@@ -30,10 +30,10 @@ class Response:
 
     __slots__ = ("blocks", "body", "headers", "own", "reason", "status")
 
-    def __init__(self, status: int, reason: bytes, pairs: list[Pair], *, body: bytes = b"", own: bool = False) -> None:
+    def __init__(self, status: int, reason: bytes, headers: Headers, *, body: bytes = b"", own: bool = False) -> None:
         self.status = status
         self.reason = reason
-        self.headers = Headers(pairs)
+        self.headers = headers
         self.blocks: list[bytes] = []
         self.body = body
         self.own = own
@@ -66,7 +66,7 @@ class Exchange:
     __slots__ = (
         "asserted", "began", "begun", "body_length", "bytes_in", "bytes_out",
         "client", "cluster", "correlation_id", "endpoint",
-        "failure", "headers", "host", "method", "minor", "nonce", "parameters", "path", "peer", "query", "rejection",
+        "failure", "headers", "host", "method", "minor", "names", "nonce", "path", "peer", "query", "rejection",
         "request_id", "route", "scheme", "started", "status", "traceparent", "upstream_started", "upstream_time",
         "verdicts", "websocket",
     )  # fmt: skip
@@ -85,11 +85,12 @@ class Exchange:
         self.query = b""
         self.host = headers.index.get(b"host", b"")
         self.route: Route | None = None
-        self.parameters: dict[str, bytes] = {}
         self.websocket = False
         self.request_id = b""
         self.correlation_id = b""
         self.traceparent = b""
+        self.names = b""
+        """The header lines that tell request id and correlation id."""
         self.nonce = b""
         self.asserted: list[bytes] = []
         """Header lines for the upstream, set by the proxy and by its filters."""

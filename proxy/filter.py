@@ -78,6 +78,7 @@ class FilterChain:
 
     __slots__ = (
         "_completes",
+        "_count",
         "_requests",
         "buffers_request",
         "buffers_response",
@@ -89,6 +90,7 @@ class FilterChain:
 
     def __init__(self, filters: tuple[Filter, ...]) -> None:
         self.filters = filters
+        self._count = len(filters)
         self._requests = tuple((index, f.on_request) for index, f in enumerate(filters) if _overrides(f, "on_request"))
         self._completes = tuple(
             (index, f.on_complete) for index, f in reversed(list(enumerate(filters))) if _overrides(f, "on_complete")
@@ -101,21 +103,22 @@ class FilterChain:
 
     def on_request(self, exchange: Exchange) -> Wait:
         """Run the request hooks; what is returned, if anything, has to be awaited before the exchange goes on."""
-        for position, (index, hook) in enumerate(self._requests):
+        for index, hook in self._requests:
             exchange.begun = index
             waiting = hook(exchange)
             if waiting is not None:
-                return self._on_request_from(exchange, position, waiting)
-        exchange.begun = len(self.filters)
+                return self._on_request_from(exchange, index, waiting)
+        exchange.begun = self._count
         return None
 
-    async def _on_request_from(self, exchange: Exchange, position: int, waiting: Awaitable[None]) -> None:
+    async def _on_request_from(self, exchange: Exchange, reached: int, waiting: Awaitable[None]) -> None:
         await waiting
-        for index, hook in self._requests[position + 1 :]:
-            exchange.begun = index
-            if (again := hook(exchange)) is not None:
-                await again
-        exchange.begun = len(self.filters)
+        for index, hook in self._requests:
+            if index > reached:
+                exchange.begun = index
+                if (again := hook(exchange)) is not None:
+                    await again
+        exchange.begun = self._count
 
     async def on_client_payload(self, exchange: Exchange, payload: Payload) -> None:
         for hook in self.client_payload:
@@ -132,8 +135,7 @@ class FilterChain:
             hook(exchange, response)
 
     def on_complete(self, exchange: Exchange) -> None:
-        begun = exchange.begun
-        exchange.begun = -1
+        begun, exchange.begun = exchange.begun, -1
         for index, hook in self._completes:
             if index <= begun:
                 hook(exchange)

@@ -9,7 +9,7 @@ import re
 
 from proxy.addresses import Networks, normalise
 from proxy.exchange import Exchange
-from proxy.headers import HOP_BY_HOP, Headers, named_by_connection
+from proxy.headers import HOP_BY_HOP, Headers, with_named
 from proxy.http1.framing import CHUNKED, check_host
 
 PSEUDONYM = b"simplepro-proxy"
@@ -116,12 +116,11 @@ def request_head(exchange: Exchange, length: int, endpoint: str) -> bytes:
     """The head as the upstream gets it; `length` is the body's framing (`http1.framing`)."""
     headers = exchange.headers
     index = headers.index
-    strip: frozenset[bytes] | set[bytes] = STRIPPED
-    if b"connection" in index:
-        strip = STRIPPED | named_by_connection(headers)
-    lines = [b"%b %b%b HTTP/1.1\r\n" % (exchange.method, exchange.path, exchange.query)]
-    lines += [b"%b: %b\r\n" % pair for pair in headers.pairs if pair[0] not in strip]
-    lines += exchange.asserted
+    encoded = headers.encoded
+    if encoded is None:
+        strip = with_named(STRIPPED, headers) if b"connection" in index else STRIPPED
+        encoded = headers.encoded = b"".join([b"%b: %b\r\n" % pair for pair in headers.pairs if pair[0] not in strip])
+    lines = [b"%b %b%b HTTP/1.1\r\n" % (exchange.method, exchange.path, exchange.query), encoded, *exchange.asserted]
     if b"via" in index:
         lines.append(b"via: %b, 1.%d %b\r\n" % (b", ".join(headers.all(b"via")), exchange.minor, PSEUDONYM))
     else:

@@ -27,13 +27,17 @@ _UNNAMEABLE_PREFIXES = (b"content-", b"x-forwarded-", b"x-request-", b"x-correla
 
 
 class Headers:
-    """`pairs` keeps order and repetition; `index` answers "is it there" and holds a name's last value."""
+    """`pairs` keeps order and repetition; `index` answers "is it there" and holds a name's last value.
 
-    __slots__ = ("index", "pairs")
+    `encoded` is for who encodes them: what of them was sent on, as bytes; a change of the fields makes it None again.
+    """
+
+    __slots__ = ("encoded", "index", "pairs")
 
     def __init__(self, pairs: list[Pair]) -> None:
         self.pairs = pairs
         self.index = dict(pairs)
+        self.encoded: bytes | None = None
 
     def get(self, name: bytes) -> bytes | None:
         return self.index.get(name)
@@ -47,6 +51,7 @@ class Headers:
     def remove(self, names: Collection[bytes]) -> None:
         self.pairs = [pair for pair in self.pairs if pair[0] not in names]
         self.index = dict(self.pairs)
+        self.encoded = None
 
     def set(self, name: bytes, value: bytes) -> None:
         """Replace every field of that name by one."""
@@ -57,10 +62,10 @@ class Headers:
     def add(self, name: bytes, value: bytes) -> None:
         self.pairs.append((name, value))
         self.index[name] = value
+        self.encoded = None
 
 
 _NAMES_NOTHING = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
-_NOTHING: frozenset[bytes] = frozenset()
 
 
 def encode(pairs: Iterable[Pair]) -> bytes:
@@ -72,9 +77,9 @@ def tokens(value: bytes) -> list[bytes]:
     return [token for part in value.lower().split(b",") if (token := part.strip(b" \t"))]
 
 
-def named_by_connection(headers: Headers) -> frozenset[bytes] | set[bytes]:
-    """The fields that Connection declares to be for this hop only, less those that it has no say over."""
+def with_named(fixed: frozenset[bytes], headers: Headers) -> frozenset[bytes]:
+    """`fixed` and the fields that Connection declares to be for this hop only, less those that it has no say over."""
     if headers.index[b"connection"] in _NAMES_NOTHING and len(headers.index) == len(headers.pairs):
-        return _NOTHING
+        return fixed
     named = {token for value in headers.all(b"connection") for token in tokens(value)}
-    return {name for name in named if name not in UNNAMEABLE and not name.startswith(_UNNAMEABLE_PREFIXES)}
+    return fixed | {name for name in named if name not in UNNAMEABLE and not name.startswith(_UNNAMEABLE_PREFIXES)}

@@ -53,6 +53,23 @@ class Route:
     websocket: bool = True
     rule_names: tuple[str, ...] = ()
     order: int = field(default=0)
+    conditional: bool = field(init=False)
+    """Whether anything but the path decides."""
+
+    def __post_init__(self) -> None:
+        matcher = self.matcher
+        self.conditional = bool(matcher.methods or matcher.hosts or matcher.headers)
+
+    def parameters(self, path: bytes) -> dict[str, bytes]:
+        """What stands in the template's places; for a path that this route matched."""
+        if self.matcher.kind != "template":
+            return {}
+        pairs = zip(self.matcher.path.split(b"/"), path.split(b"/"), strict=True)
+        return {name[1:-1].decode(): value for name, value in pairs if name.startswith(b"{")}
+
+
+MAX_PATHS_KEPT = 4096
+MAX_PATH_KEPT = 128
 
 
 class _Node:
@@ -68,11 +85,12 @@ class _Node:
 class RouteTable:
     """Immutable once made; `match` is called for each request."""
 
-    __slots__ = ("_exact", "_root", "_templated", "routes")
+    __slots__ = ("_exact", "_known", "_root", "_templated", "routes")
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes = tuple(routes)
         self._exact: dict[bytes, tuple[Route, ...]] = {}
+        self._known: dict[bytes, list[Route]] = {}
         self._root = _Node()
         self._templated = False
         for order, route in enumerate(self.routes):
@@ -98,15 +116,24 @@ class RouteTable:
             node.templates = (*node.templates, route)
 
     def match(self, exchange: Exchange) -> Route | None:
-        candidates = self._candidates(exchange.path)
-        if len(candidates) > 1:
-            candidates.sort(key=_BY_ORDER)
+        path = exchange.path
+        candidates = self._known.get(path)
+        if candidates is None:
+            candidates = self._remember(path)
         for route in candidates:
-            if _accepts(route.matcher, exchange):
-                if route.matcher.kind == "template":
-                    exchange.parameters = _parameters(route.matcher.path, exchange.path)
+            if not route.conditional or _accepts(route.matcher, exchange):
                 return route
         return None
+
+    def _remember(self, path: bytes) -> list[Route]:
+        """Paths recur: what the tree said of one is kept, for so many short ones."""
+        candidates = self._candidates(path)
+        candidates.sort(key=_BY_ORDER)
+        if len(path) <= MAX_PATH_KEPT:
+            if len(self._known) >= MAX_PATHS_KEPT:
+                self._known.clear()
+            self._known[path] = candidates
+        return candidates
 
     def _candidates(self, path: bytes) -> list[Route]:
         found = list(self._exact.get(path, ()))
@@ -160,11 +187,6 @@ _BY_ORDER = attrgetter("order")
 
 def _segments(path: bytes) -> list[bytes]:
     return [segment for segment in path.split(b"/") if segment]
-
-
-def _parameters(template: bytes, path: bytes) -> dict[str, bytes]:
-    pairs = zip(template.split(b"/"), path.split(b"/"), strict=True)
-    return {name[1:-1].decode(): value for name, value in pairs if name.startswith(b"{")}
 
 
 def _accepts(matcher: Matcher, exchange: Exchange, *, any_method: bool = False) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.exchange import Answered, Exchange, Response
 from proxy.filter import Filter, Rule
-from proxy.headers import tokens
+from proxy.headers import Headers, tokens
 from proxy.rejection import Forbidden
 
 
@@ -80,7 +80,7 @@ class Cors(Filter):
     def _preflight(self, exchange: Exchange) -> Response:
         asked = tokens(exchange.headers.index.get(b"access-control-request-headers", b""))
         allowed = [name for name in asked if name in self._headers]
-        response = Response(204, b"No Content", [], own=True)
+        response = Response(204, b"No Content", Headers([]), own=True)
         response.headers.add(b"access-control-allow-methods", b", ".join(self._methods))
         if allowed:
             response.headers.add(b"access-control-allow-headers", b", ".join(allowed))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from proxy.headers import Headers
+from proxy.headers import Headers, tokens
 from proxy.rejection import ExpectationFailed, MalformedRequest, Rejection, UnsupportedFraming
 
 NO_BODY = 0
@@ -25,6 +25,27 @@ _HOST = re.compile(
     rb"(?:[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
 )
 _NEEDS_A_LOOK = frozenset({b"transfer-encoding", b"content-length", b"expect"})
+
+
+class RequestFacts:
+    """What a request's header fields say of its message and its connection, whatever its request line says.
+
+    Raises a Rejection where they are ambiguous. `length` is the body's in bytes, NO_BODY or CHUNKED; `persistent`
+    whether the client wants the connection kept (RFC 9112 section 9.3).
+    """
+
+    __slots__ = ("expects", "length", "persistent", "upgrades")
+
+    def __init__(self, headers: Headers, minor: int, underscores: str) -> None:
+        check_fields(headers, minor, underscores)
+        self.length = request_framing(headers, minor)
+        index = headers.index
+        self.expects = b"expect" in index
+        self.upgrades = b"upgrade" in index
+        self.persistent = bool(minor)
+        if b"connection" in index:
+            wishes = {token for value in headers.all(b"connection") for token in tokens(value)}
+            self.persistent = (self.persistent or b"keep-alive" in wishes) and b"close" not in wishes
 
 
 def check_fields(headers: Headers, minor: int, underscores: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.exchange import Exchange, Response
-from proxy.headers import HOP_BY_HOP, Pair, named_by_connection
+from proxy.headers import HOP_BY_HOP, Pair, with_named
 from proxy.http1.chunked import encode_chunk, encode_last_chunk
 from proxy.http1.framing import NO_BODY
 from proxy.listener.rescue import REASONS, http_date
@@ -57,7 +57,13 @@ class AnswerWriter:
         lines.append(b"\r\n")
         self.begun = True
         exchange.status = response.status
-        self._body(lines, data, ended, trailers)
+        if self._chunked:
+            self._body(lines, data, ended, trailers)
+            return
+        if data:
+            exchange.bytes_out += len(data)
+            lines.append(data)
+        self._client.send(b"".join(lines))
 
     def data(self, data: bytes, ended: bool, trailers: list[Pair]) -> None:
         self._body([], data, ended, trailers)
@@ -88,12 +94,16 @@ class AnswerWriter:
 
 def _lines(response: Response) -> list[bytes]:
     headers = response.headers
-    index = headers.index
-    removed: frozenset[bytes] | set[bytes] = REMOVED
-    if b"connection" in index:
-        removed = REMOVED | named_by_connection(headers)
-    reason = REASONS.get(response.status) or response.reason
-    lines = [b"HTTP/1.1 %d %b\r\n" % (response.status, reason)]
+    removed = with_named(REMOVED, headers) if b"connection" in headers.index else REMOVED
+    lines = [_STATUS_LINES.get(response.status) or _status_line(response)]
     lines += [b"%b: %b\r\n" % pair for pair in headers.pairs if pair[0] not in removed]
     lines += response.blocks
     return lines
+
+
+def _status_line(response: Response) -> bytes:
+    return b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)
+
+
+_STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, reason) for status, reason in REASONS.items()}
+"""With the standard's reason phrases: what an upstream calls its statuses says nothing (RFC 9110 section 15.1)."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from proxy.batch import Outbox
 from proxy.exchange import Exchange, Response
 from proxy.forwarding import identify
-from proxy.headers import Headers, tokens
+from proxy.headers import Headers
 from proxy.http1.chunked import ChunkedDecoder
-from proxy.http1.framing import CHUNKED, NO_BODY, check_fields, request_framing
+from proxy.http1.framing import CHUNKED, NO_BODY, RequestFacts
 from proxy.http1.head import RequestHeadParser
 from proxy.listener.forward import Forwarder
 from proxy.listener.rescue import refusal
@@ -199,28 +199,26 @@ class Downstream(asyncio.Protocol):
     def _start(self, exchange: Exchange) -> None:
         listener = self.listener
         settings = listener.settings
-        headers, minor = exchange.headers, exchange.minor
-        self.may_keep_alive = keep_alive = not self._eof and not listener.draining and bool(minor)
-        connection = headers.index.get(b"connection")
-        if connection is not None:
-            wishes = tokens(connection)
-            wanted = keep_alive or (b"keep-alive" in wishes and not listener.draining and not self._eof)
-            self.may_keep_alive = wanted and b"close" not in wishes
+        parser = self._parser
+        headers = exchange.headers
+        self.may_keep_alive = False
         self._body_left = NO_BODY
         self._chunked = None
-        check_fields(headers, minor, settings.underscored_headers)
-        length = request_framing(headers, minor)
-        self._body_left = exchange.body_length = length
+        facts = parser.facts
+        if facts is None:
+            facts = parser.facts = RequestFacts(headers, exchange.minor, settings.underscored_headers)
+        self.may_keep_alive = facts.persistent and not self._eof and not listener.draining
+        self._body_left = exchange.body_length = length = facts.length
         if length == CHUNKED:
             self._chunked = ChunkedDecoder()
         if exchange.method == b"TRACE":
             raise MethodNotImplemented("TRACE is not answered: it would echo credentials", rule="http.trace")
-        target, host = self._parser.target, headers.index.get(b"host")
-        exchange.path, exchange.query = canonical(target, exchange.method, host, settings.target)
+        host = headers.index.get(b"host")
+        exchange.path, exchange.query = canonical(parser.target, exchange.method, host, settings.target)
         identify(exchange, self._peer, settings.trusted)
-        websocket = b"upgrade" in headers.index and is_handshake(exchange, length)
+        websocket = facts.upgrades and is_handshake(exchange, length)
         if exchange.path == b"*":
-            self._answer_alone(exchange, Response(204, b"No Content", [(b"allow", ALLOW)], own=True))
+            self._answer_alone(exchange, Response(204, b"No Content", Headers([(b"allow", ALLOW)]), own=True))
             return
         route = listener.routes.match(exchange)
         if route is None:
@@ -237,7 +235,7 @@ class Downstream(asyncio.Protocol):
             return
         self._state = BUSY if length == NO_BODY else BODY
         self.deadline = exchange.started + listener.first_check
-        self._forward.begin(exchange, route, length, expects=b"expect" in headers.index)
+        self._forward.begin(exchange, route, length, expects=facts.expects)
 
     def _refuse_body(self, exchange: Exchange, rejection: Rejection) -> None:
         """At once where the client waits for leave to send it; else when it begins, since one that only announces a

@@ -13,7 +13,7 @@ from math import ceil
 import orjson
 
 from proxy.exchange import Exchange, Response
-from proxy.headers import Pair
+from proxy.headers import Headers, Pair
 from proxy.rejection import Rejection
 
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -51,7 +51,7 @@ def refusal(exchange: Exchange, rejection: Rejection) -> Response:
     ]
     if rejection.retry_after is not None:
         pairs.append((b"retry-after", b"%d" % max(1, ceil(rejection.retry_after))))
-    return Response(rejection.status, REASONS[rejection.status], pairs, body=body, own=True)
+    return Response(rejection.status, REASONS[rejection.status], Headers(pairs), body=body, own=True)
 
 
 def _document(exchange: Exchange, rejection: Rejection) -> tuple[bytes, bytes]:

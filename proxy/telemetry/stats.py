@@ -52,8 +52,11 @@ class RouteStats:
     def record(self, status: int, seconds: float, bytes_in: int, bytes_out: int) -> None:
         self.statuses[status] += 1
         self.durations.observe(seconds)
-        self.bytes_in.observe(bytes_in)
         self.bytes_out.observe(bytes_out)
+        if bytes_in:
+            self.bytes_in.observe(bytes_in)
+        else:
+            self.bytes_in.buckets[0] += 1
 
 
 class ClusterStats:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.batch import TickWriter
+from proxy.http1.response import FieldLines, StatusLines
 from proxy.rejection import Rejection, UpstreamBusy, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstream.connection import UpstreamConnection
 
@@ -48,10 +49,12 @@ class Pool:
         "_waiting",
         "address",
         "closed",
+        "fields",
         "host",
         "open",
         "port",
         "stats",
+        "statuses",
         "writer",
     )
 
@@ -62,6 +65,8 @@ class Pool:
         self.port = port
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.stats = PoolStats()
+        self.fields = FieldLines()
+        self.statuses = StatusLines()
         self.writer = writer
         self.open: set[UpstreamConnection] = set()
         self.closed = False
