@@ -12,19 +12,17 @@ import asyncio
 class TickWriter:
     """Shared by all connections of a loop."""
 
-    __slots__ = ("_loop", "_outboxes")
+    __slots__ = ("_loop", "waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._outboxes: list[Outbox] = []
+        self.waiting: list[Outbox] = []
 
-    def enlist(self, outbox: Outbox) -> None:
-        if not self._outboxes:
-            self._loop.call_soon(self._flush)
-        self._outboxes.append(outbox)
+    def schedule(self) -> None:
+        self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        outboxes, self._outboxes = self._outboxes, []
+        outboxes, self.waiting = self.waiting, []
         for outbox in outboxes:
             outbox.flush()
 
@@ -44,14 +42,18 @@ class Outbox:
         self._pieces: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        if not self._pieces:
-            self._writer.enlist(self)
-        self._pieces.append(data)
+        pieces = self._pieces
+        if not pieces:
+            writer = self._writer
+            if not writer.waiting:
+                writer.schedule()
+            writer.waiting.append(self)
+        pieces.append(data)
 
     def flush(self) -> None:
         pieces = self._pieces
         if pieces:
             self._pieces = []
-            if self._transport.is_closing():
-                return
-            self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            transport = self._transport
+            if not transport.is_closing():
+                transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))

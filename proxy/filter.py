@@ -77,12 +77,12 @@ class FilterChain:
     """The filters of a route with, for each hook, the bound methods of those that override it."""
 
     __slots__ = (
-        "_completes",
         "_count",
         "_requests",
         "buffers_request",
         "buffers_response",
         "client_payload",
+        "completes",
         "filters",
         "responses",
         "upstream_payload",
@@ -92,7 +92,7 @@ class FilterChain:
         self.filters = filters
         self._count = len(filters)
         self._requests = tuple((index, f.on_request) for index, f in enumerate(filters) if _overrides(f, "on_request"))
-        self._completes = tuple(
+        self.completes = tuple(
             (index, f.on_complete) for index, f in reversed(list(enumerate(filters))) if _overrides(f, "on_complete")
         )
         self.responses = tuple(f.on_response for f in filters if _overrides(f, "on_response"))
@@ -136,7 +136,7 @@ class FilterChain:
 
     def on_complete(self, exchange: Exchange) -> None:
         begun, exchange.begun = exchange.begun, -1
-        for index, hook in self._completes:
+        for index, hook in self.completes:
             if index <= begun:
                 hook(exchange)
 

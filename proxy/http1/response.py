@@ -23,7 +23,6 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)")
 _SINGLE = frozenset({b"content-length", b"transfer-encoding", b"content-type", b"location", b"content-range"})
 _PERSONAL = frozenset({b"set-cookie", b"location", b"etag", b"authorization", b"www-authenticate"})
-_LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
 class FieldLines(dict[bytes, Pair]):
@@ -54,48 +53,41 @@ class StatusLines(dict[bytes, tuple[int, int, bytes]]):
         return said
 
 
-class ResponseHead:
-    """What an answer's head says. Raises InvalidUpstreamResponse; `head` comes without its empty line."""
+Head = tuple[int, int, bytes, Headers]
+"""Minor version, status, reason, fields."""
 
-    __slots__ = ("headers", "minor", "reason", "status")
 
-    def __init__(self, head: bytes, statuses: StatusLines, fields: FieldLines) -> None:
-        lines = head.split(b"\r\n")
-        self.minor, self.status, self.reason = statuses[lines[0]]
-        del lines[0]
-        if len(lines) > MAX_FIELDS:
-            raise InvalidUpstreamResponse(f"the upstream's answer has more than {MAX_FIELDS} fields")
-        self.headers = Headers([fields[line] for line in lines])
+def framing(minor: int, status: int, headers: Headers, *, bodyless: bool) -> int:
+    """The body's length in bytes, NO_BODY, CHUNKED or UNTIL_CLOSE; `bodyless` for an answer to HEAD.
 
-    def framing(self, *, bodyless: bool) -> int:
-        """The body's length in bytes, NO_BODY, CHUNKED or UNTIL_CLOSE; `bodyless` for an answer to HEAD."""
-        headers = self.headers
-        index = headers.index
-        if len(index) != len(headers.pairs):
-            for name in _SINGLE & index.keys():
-                if len(headers.all(name)) > 1:
-                    raise InvalidUpstreamResponse(f"the upstream sent {name.decode()} more than once")
-        coding = index.get(b"transfer-encoding")
-        length = index.get(b"content-length")
-        if coding is not None and (length is not None or not self.minor or coding.lower() != b"chunked"):
-            raise InvalidUpstreamResponse("the upstream's answer has ambiguous framing")
-        if length is not None and not _LENGTH.fullmatch(length):
-            raise InvalidUpstreamResponse("the upstream's Content-Length is no number")
-        if bodyless or self.status < 200 or self.status in (204, 304):
-            return NO_BODY
-        if coding is not None:
-            return CHUNKED
-        return UNTIL_CLOSE if length is None else int(length)
+    Raises InvalidUpstreamResponse where it could be read in two ways.
+    """
+    index = headers.index
+    if len(index) != len(headers.pairs):
+        for name in _SINGLE & index.keys():
+            if len(headers.all(name)) > 1:
+                raise InvalidUpstreamResponse(f"the upstream sent {name.decode()} more than once")
+    coding = index.get(b"transfer-encoding")
+    length = index.get(b"content-length")
+    if coding is not None and (length is not None or not minor or coding.lower() != b"chunked"):
+        raise InvalidUpstreamResponse("the upstream's answer has ambiguous framing")
+    if length is not None and not (length.isdigit() and len(length) <= 18):
+        raise InvalidUpstreamResponse("the upstream's Content-Length is no number")
+    if bodyless or status < 200 or status == 204 or status == 304:
+        return NO_BODY
+    if coding is not None:
+        return CHUNKED
+    return UNTIL_CLOSE if length is None else int(length)
 
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the upstream keeps the connection after this answer (RFC 9112 section 9.3)."""
-        index = self.headers.index
-        connection = index.get(b"connection")
-        if connection is None or (connection == b"keep-alive" and len(index) == len(self.headers.pairs)):
-            return bool(self.minor) or connection is not None
-        wishes = {token for value in self.headers.all(b"connection") for token in tokens(value)}
-        return b"close" not in wishes and (bool(self.minor) or b"keep-alive" in wishes)
+
+def persistent(minor: int, headers: Headers) -> bool:
+    """Whether the upstream keeps the connection after this answer (RFC 9112 section 9.3)."""
+    index = headers.index
+    connection = index.get(b"connection")
+    if connection is None or (connection == b"keep-alive" and len(index) == len(headers.pairs)):
+        return bool(minor) or connection is not None
+    wishes = {token for value in headers.all(b"connection") for token in tokens(value)}
+    return b"close" not in wishes and (bool(minor) or b"keep-alive" in wishes)
 
 
 class Body:
@@ -151,7 +143,7 @@ class HeadReader:
         self._partial = b""
         self.rest = b""
 
-    def feed(self, data: bytes) -> ResponseHead | None:
+    def feed(self, data: bytes) -> Head | None:
         """Raises InvalidUpstreamResponse, as early as it can."""
         if self._partial:
             data = self._partial + data
@@ -164,7 +156,13 @@ class HeadReader:
             self._partial = data
             return None
         self.rest = data[end + 4 :]
-        return ResponseHead(data[:end], self._statuses, self._fields)
+        lines = data[:end].split(b"\r\n")
+        minor, status, reason = self._statuses[lines[0]]
+        del lines[0]
+        if len(lines) > MAX_FIELDS:
+            raise InvalidUpstreamResponse(f"the upstream's answer has more than {MAX_FIELDS} fields")
+        fields = self._fields
+        return minor, status, reason, Headers([fields[line] for line in lines])
 
     def _check_partial(self, data: bytes) -> None:
         if not data.startswith(b"HTTP/"[: len(data)]) or data.count(b"\n") != data.count(b"\r\n"):

@@ -144,7 +144,6 @@ class Forwarder:
         self._endpoint = endpoint
         exchange.cluster = cluster.name
         exchange.endpoint = endpoint.address
-        self._tried_at = self._loop.time()
         try:
             connection = endpoint.pool.acquire(self, fresh=fresh)
         except Rejection as rejection:
@@ -152,6 +151,8 @@ class Forwarder:
             return
         if connection is not None:
             self.on_connection(connection)
+        else:
+            self._tried_at = self._loop.time()
 
     def on_connection(self, connection: UpstreamConnection) -> None:
         exchange = self._current()
@@ -243,7 +244,6 @@ class Forwarder:
 
     def on_upstream_head(self, response: Response, length: int, data: bytes, ended: bool) -> None:
         exchange = self._current()
-        self._upstream_at = self._loop.time()
         exchange.upstream_time = perf_counter() - exchange.upstream_started
         if self._route.chain.buffers_response and length != NO_BODY:
             self._response_head = response
@@ -254,9 +254,13 @@ class Forwarder:
         except Exception:
             self._defect()
             return
-        self._answer.head(response, length, data, ended, self._trailers_of(ended))
         if ended:
+            trailers = self._trailers_of(ended) if length == CHUNKED else []
+            self._answer.head(response, length, data, True, trailers)
             self._finish(clean=True)
+        else:
+            self._upstream_at = self._loop.time()
+            self._answer.head(response, length, data, False, [])
 
     def on_upstream_data(self, data: bytes, ended: bool) -> None:
         self._upstream_at = self._loop.time()
@@ -432,9 +436,12 @@ class Forwarder:
         self._give_back_endpoint()
         route = self._route
         route.stats.in_flight -= 1
-        route.chain.on_complete(exchange)
-        self._pending = []
-        self._response_body = []
+        if route.chain.completes:
+            route.chain.on_complete(exchange)
+        if self._pending_size:
+            self._pending = []
+        if self._buffered:
+            self._response_body = []
         self._client.on_exchange_end(exchange, clean=clean, keep_alive=self._answer.keep_alive)
 
     def _current(self) -> Exchange:

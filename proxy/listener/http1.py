@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,9 +63,8 @@ HEAD, BODY, BUSY, TUNNEL, DRAIN, LINGER, CLOSED = range(7)
 class Downstream(asyncio.Protocol):
     __slots__ = (
         "_backlog", "_blocked_since", "_body_left", "_chunked", "_drained", "_eof", "_forward", "_loop", "_outbox",
-        "_parser",
-        "_peer", "_pumping", "_state", "_transport", "_unwanted", "deadline", "held", "listener", "may_keep_alive",
-        "timeouts",
+        "_parser", "_peer", "_pumping", "_state", "_transport", "_unwanted", "deadline", "held", "listener",
+        "may_keep_alive", "send", "timeouts",
     )  # fmt: skip
 
     def __init__(self, listener: Listener) -> None:
@@ -90,7 +90,8 @@ class Downstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # create_server gives stream transports
-        self._outbox = Outbox(self.listener.writer, self._transport)
+        self._outbox = outbox = Outbox(self.listener.writer, self._transport)
+        self.send: Callable[[bytes], None] = outbox.write
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -213,8 +214,9 @@ class Downstream(asyncio.Protocol):
             self._chunked = ChunkedDecoder()
         if exchange.method == b"TRACE":
             raise MethodNotImplemented("TRACE is not answered: it would echo credentials", rule="http.trace")
-        host = headers.index.get(b"host")
-        exchange.path, exchange.query = canonical(parser.target, exchange.method, host, settings.target)
+        exchange.path, exchange.query = canonical(
+            parser.target, exchange.method, headers.index.get(b"host"), settings.target
+        )
         identify(exchange, self._peer, settings.trusted)
         websocket = facts.upgrades and is_handshake(exchange, length)
         if exchange.path == b"*":
@@ -316,9 +318,6 @@ class Downstream(asyncio.Protocol):
         return not expects and self._chunked is None and self._body_left <= DRAIN_LIMIT
 
     # what the Forwarder calls
-
-    def send(self, data: bytes) -> None:
-        self._outbox.write(data)
 
     def hold(self) -> None:
         if not self.held:

@@ -51,8 +51,11 @@ class RouteStats:
 
     def record(self, status: int, seconds: float, bytes_in: int, bytes_out: int) -> None:
         self.statuses[status] += 1
-        self.durations.observe(seconds)
-        self.bytes_out.observe(bytes_out)
+        durations, out = self.durations, self.bytes_out
+        durations.buckets[bisect_left(DURATIONS, seconds)] += 1
+        durations.total += seconds
+        out.buckets[bisect_left(SIZES, bytes_out)] += 1
+        out.total += bytes_out
         if bytes_in:
             self.bytes_in.observe(bytes_in)
         else:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.batch import Outbox
 from proxy.exchange import Response
 from proxy.headers import Pair
 from proxy.http1.framing import UNTIL_CLOSE
-from proxy.http1.response import Body, HeadReader, ResponseHead
+from proxy.http1.response import Body, Head, HeadReader, framing, persistent
 from proxy.rejection import InvalidUpstreamResponse, Rejection, UpstreamReset
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_abandoned", "_body", "_bodyless", "_heads", "_informational", "_keep_alive", "_length", "_outbox",
-        "_receiver", "_tunnel", "_upgrade", "answered", "idle_since", "pool", "transport", "used", "writable",
+        "_receiver", "_tunnel", "_upgrade", "answered", "idle_since", "pool", "transport", "used", "writable", "write",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -70,7 +71,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # a stream transport, as create_connection gives it
-        self._outbox = Outbox(self.pool.writer, self.transport)
+        self._outbox = outbox = Outbox(self.pool.writer, self.transport)
+        self.write: Callable[[bytes], None] = outbox.write
 
     def pause_writing(self) -> None:
         self.writable = False
@@ -92,28 +94,33 @@ class UpstreamConnection(asyncio.Protocol):
             receiver.on_tunnel_data(data)
             return
         self.answered = True
-        body, head = self._body, None
+        body = self._body
         try:
             if body is None:
-                head = self._final_head(receiver, data)
-                if head is None:
+                head = self._heads.feed(data)
+                if head is not None and head[1] < 200:
+                    head = self._after_interim(receiver, head)
+                if head is None or self._receiver is None:
                     return
-                self._length = length = head.framing(bodyless=self._bodyless)
-                self._keep_alive = length != UNTIL_CLOSE and head.keep_alive
-                self._body = body = Body(length)
-                data = self._heads.rest
-            if head is None or head.status != 101:
+                self._on_head(receiver, head)
+            else:
                 data = body.feed(data)
-        except Rejection as rejection:
+                if data or body.ended:
+                    receiver.on_upstream_data(data, body.ended)
+        except InvalidUpstreamResponse as rejection:
             self._fail(rejection)
-            return
-        if head is None:
-            if data or body.ended:
-                receiver.on_upstream_data(data, body.ended)
-        elif head.status == 101:
-            self._switch(receiver, head, data)
+
+    def _on_head(self, receiver: Receiver, head: Head) -> None:
+        minor, status, reason, headers = head
+        self._length = length = framing(minor, status, headers, bodyless=self._bodyless)
+        self._keep_alive = length != UNTIL_CLOSE and persistent(minor, headers)
+        self._body = body = Body(length)
+        response = Response(status, reason, headers)
+        if status == 101:
+            self._switch(receiver, response)
         else:
-            receiver.on_upstream_head(_response(head), self._length, data, body.ended)
+            data = body.feed(self._heads.rest)
+            receiver.on_upstream_head(response, length, data, body.ended)
 
     def eof_received(self) -> bool:
         receiver = self._receiver
@@ -144,10 +151,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._abandoned = False
         self.answered = False
         self._informational = 0
-        self._outbox.write(head)
-
-    def write(self, data: bytes) -> None:
-        self._outbox.write(data)
+        self.write(head)
 
     def finish_tunnel(self) -> None:
         if self.transport.can_write_eof() and not self.transport.is_closing():
@@ -185,26 +189,23 @@ class UpstreamConnection(asyncio.Protocol):
 
     # the answer
 
-    def _final_head(self, receiver: Receiver, data: bytes) -> ResponseHead | None:
-        """The next head that is no interim one; those are passed on. None while it is not all there."""
-        while data:
-            head = self._heads.feed(data)
-            if head is None or head.status >= 200 or head.status == 101:
-                return head
+    def _after_interim(self, receiver: Receiver, head: Head | None) -> Head | None:
+        """Pass interim heads on; the next that is none, or None while it is not all there."""
+        while head is not None and head[1] < 200 and head[1] != 101:
             self._informational += 1
             if self._informational > MAX_INFORMATIONAL:
                 raise InvalidUpstreamResponse(f"the upstream sent more than {MAX_INFORMATIONAL} interim answers")
-            if head.status != 100:
-                receiver.on_informational(_response(head))
-            data = self._heads.rest
-        return None
+            if head[1] != 100:
+                receiver.on_informational(Response(*head[1:]))
+            rest = self._heads.rest
+            head = self._heads.feed(rest) if rest else None
+        return head
 
-    def _switch(self, receiver: Receiver, head: ResponseHead, data: bytes) -> None:
+    def _switch(self, receiver: Receiver, response: Response) -> None:
         if not self._upgrade:
-            self._fail(InvalidUpstreamResponse("the upstream switched protocols without being asked to"))
-            return
+            raise InvalidUpstreamResponse("the upstream switched protocols without being asked to")
         self._tunnel = True
-        receiver.on_upstream_switched(_response(head), data)
+        receiver.on_upstream_switched(response, self._heads.rest)
 
     def _fail(self, rejection: Rejection) -> None:
         receiver, self._receiver = self._receiver, None
@@ -212,7 +213,3 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport.abort()
         if receiver is not None:
             receiver.on_upstream_lost(rejection)
-
-
-def _response(head: ResponseHead) -> Response:
-    return Response(head.status, head.reason, head.headers)
