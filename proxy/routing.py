@@ -53,11 +53,13 @@ class Route:
     websocket: bool = True
     rule_names: tuple[str, ...] = ()
     order: int = field(default=0)
+    label: bytes = field(init=False)
     conditional: bool = field(init=False)
     """Whether anything but the path decides."""
 
     def __post_init__(self) -> None:
         matcher = self.matcher
+        self.label = self.name.encode()
         self.conditional = bool(matcher.methods or matcher.hosts or matcher.headers)
 
     def parameters(self, path: bytes) -> dict[str, bytes]:

@@ -1,35 +1,49 @@
-"""One JSON line an exchange, written off the hot path in batches; security events go to a logger of their own.
+"""One JSON line an exchange, written to its file by a thread; security events go to a logger of their own.
 
-Neither holds a query string, a header value, a client's token or a body: paths, counts and ids only.
+A line holds no query string, no header value, no client address, no token and no body: paths, counts and ids only.
+It is made by formatting, from parts that are known to need no escape (a path that does is escaped): 2 µs, where a
+dictionary through orjson took 8.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import re
+import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import orjson
 
 from proxy.exchange import Exchange
 
-MAX_QUEUED = 20_000
+log = logging.getLogger(__name__)
+
+MAX_QUEUED = 4 * 1024 * 1024
+"""Bytes of lines that wait to be written."""
 FLUSH_SECONDS = 0.2
 
-Record = tuple[float, Exchange, float]
+_PLAIN = re.compile(rb"[ !#-\[\]-~]*")
+_LINE = (
+    b'{"time":"%b.%03dZ","event":"request","method":"%b","path":%b,"status":%d,"duration_ms":%.3f,"route":"%b",'
+    b'"endpoint":"%b","bytes_in":%d,"bytes_out":%d,"request_id":"%b","correlation_id":"%b","trace":"%b"%b}\n'
+)
 
 
 class AccessLog:
-    """`emit` never blocks: past MAX_QUEUED unwritten records it drops and counts."""
+    """`emit` never blocks: past MAX_QUEUED unwritten bytes it drops and counts."""
 
-    __slots__ = ("_every", "_fd", "_now", "_queue", "_seen", "_task", "dropped")
+    __slots__ = ("_every", "_fd", "_lines", "_now", "_queued", "_second", "_second_text", "_seen", "_task", "dropped")
 
-    def __init__(self, sample: float, fd: int = 1, now: Callable[[], float] | None = None) -> None:
+    def __init__(self, sample: float, fd: int = 1, now: Callable[[], float] = time.time) -> None:
         self._every = 0 if sample <= 0 else max(1, round(1 / sample))
         self._fd = fd
-        self._now = now or (lambda: datetime.now(UTC).timestamp())
-        self._queue: list[Record] = []
+        self._now = now
+        self._lines: list[bytes] = []
+        self._queued = 0
+        self._second = 0
+        self._second_text = b""
         self._seen = 0
         self._task: asyncio.Task[None] | None = None
         self.dropped = 0
@@ -42,50 +56,71 @@ class AccessLog:
         self._seen += 1
         if not exchange.rejection and not exchange.failure and (not self._every or self._seen % self._every):
             return
-        if len(self._queue) >= MAX_QUEUED:
+        if self._queued > MAX_QUEUED:
             self.dropped += 1
             return
-        self._queue.append((self._now(), exchange, seconds))
+        line = self._line(exchange, seconds)
+        self._queued += len(line)
+        self._lines.append(line)
+
+    def _line(self, exchange: Exchange, seconds: float) -> bytes:
+        """Times in milliseconds, sizes in bytes of body."""
+        now = self._now()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+        path, route = exchange.path, exchange.route
+        more = b',"upstream_ms":%.3f' % (exchange.upstream_time * 1000) if exchange.upstream_time >= 0 else b""
+        if exchange.rejection or exchange.failure or exchange.verdicts or exchange.websocket:
+            more += _unusual(exchange)
+        return _LINE % (
+            self._second_text,
+            min(999, round((now - second) * 1000)),
+            exchange.method,
+            b'"%b"' % path if _PLAIN.fullmatch(path) else orjson.dumps(path.decode("latin-1")),
+            exchange.status,
+            seconds * 1000,
+            route.label if route else b"",
+            exchange.endpoint.encode(),
+            exchange.bytes_in,
+            exchange.bytes_out,
+            exchange.request_id,
+            exchange.correlation_id,
+            exchange.traceparent,
+            more,
+        )
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            if self._queue:
-                await asyncio.to_thread(self._flush)
+            if self._lines:
+                await asyncio.to_thread(self._write, self._take())
 
-    def _flush(self) -> None:
-        records, self._queue = self._queue, []
-        data = b"".join([orjson.dumps(line(*record), option=orjson.OPT_APPEND_NEWLINE) for record in records])
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+    def _take(self) -> list[bytes]:
+        lines, self._lines = self._lines, []
+        self._queued = 0
+        return lines
+
+    def _write(self, lines: list[bytes]) -> None:
+        """A file that can't be written to costs its lines, which are counted, and nothing else."""
+        view = memoryview(b"".join(lines))
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            self.dropped += len(lines)
+            log.warning("access log can't be written: %s", error.strerror)
 
     async def close(self) -> None:
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._flush()
+        self._write(self._take())
 
 
-def line(at: float, exchange: Exchange, seconds: float) -> dict[str, object]:
-    """Times in milliseconds, sizes in bytes of body."""
-    fields: dict[str, object] = {
-        "time": datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds"),
-        "event": "request",
-        "method": exchange.method.decode("latin-1"),
-        "path": exchange.path.decode("latin-1"),
-        "status": exchange.status,
-        "duration_ms": round(seconds * 1000, 3),
-        "route": exchange.route.name if exchange.route else "",
-        "endpoint": exchange.endpoint,
-        "bytes_in": exchange.bytes_in,
-        "bytes_out": exchange.bytes_out,
-        "request_id": exchange.request_id.decode(),
-        "correlation_id": exchange.correlation_id.decode(),
-        "trace": exchange.traceparent.decode(),
-    }
-    if exchange.upstream_time >= 0:
-        fields["upstream_ms"] = round(exchange.upstream_time * 1000, 3)
+def _unusual(exchange: Exchange) -> bytes:
+    fields: dict[str, object] = {}
     if exchange.rejection:
         fields["rejection"] = exchange.rejection
     if exchange.failure:
@@ -94,4 +129,4 @@ def line(at: float, exchange: Exchange, seconds: float) -> dict[str, object]:
         fields["verdicts"] = [{"rule": v.rule, "reason": v.reason, "enforced": v.enforced} for v in exchange.verdicts]
     if exchange.websocket:
         fields["websocket"] = True
-    return fields
+    return b"," + orjson.dumps(fields)[1:-1]

@@ -51,7 +51,7 @@ async def test_a_line_says_what_happened(log: tuple[AccessLog, Lines]) -> None:
     writer.emit(exchange(request_id=b"r1", bytes_out=5, endpoint="127.0.0.1:1"), 0.0125)
     await writer.close()
     (line,) = lines()
-    assert line["time"] == "2025-11-24T16:00:00.123+00:00"
+    assert line["time"] == "2025-11-24T16:00:00.123Z"
     assert (line["method"], line["path"], line["status"], line["duration_ms"]) == ("GET", "/a", 200, 12.5)
     assert (line["request_id"], line["endpoint"], line["bytes_out"]) == ("r1", "127.0.0.1:1", 5)
     assert "hunter2" not in str(line)
@@ -68,6 +68,13 @@ async def test_hostile_paths_stay_one_line(log: tuple[AccessLog, Lines]) -> None
     assert line["path"] == hostile.decode("latin-1")
 
 
+async def test_methods_and_routes_that_never_were(log: tuple[AccessLog, Lines]) -> None:
+    writer, lines = log
+    writer.emit(exchange(method=b"M-SEARCH", path=b"", status=0), 0.0)
+    await writer.close()
+    assert lines()[0]["method"] == "M-SEARCH"
+
+
 async def test_sampling_keeps_refusals_and_failures(log: tuple[AccessLog, Lines]) -> None:
     writer, lines = log
     writer._every = 10
@@ -81,9 +88,18 @@ async def test_sampling_keeps_refusals_and_failures(log: tuple[AccessLog, Lines]
 
 async def test_past_its_bound_it_drops_and_counts() -> None:
     writer = AccessLog(1.0, fd=-1)
-    for _ in range(MAX_QUEUED + 5):
+    writer.emit(exchange(path=b"/" + b"a" * MAX_QUEUED), 0.0)
+    for _ in range(5):
         writer.emit(exchange(), 0.0)
     assert writer.dropped == 5
+
+
+async def test_a_file_that_is_full_costs_its_lines_alone() -> None:
+    with open("/dev/full", "wb") as full:
+        writer = AccessLog(1.0, fd=full.fileno())
+        writer.emit(exchange(), 0.0)
+        await writer.close()
+    assert writer.dropped == 1
 
 
 async def test_over_the_proxy(serve: Start, upstream: ScriptedUpstream, log: tuple[AccessLog, Lines]) -> None:
