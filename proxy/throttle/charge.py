@@ -1,0 +1,97 @@
+"""The nouns of throttling: a quota, what a request charges to it, and what was decided; and the port to a limiter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+
+class Strategy(IntEnum):
+    """Numbers are what the Lua script and the keys know them by."""
+
+    FIXED = 1
+    """A window from a key's first charge on."""
+    MOVING = 2
+    """Every charge's time is kept: exact, and 20 bytes a unit of the limit."""
+    SLIDING = 3
+    """Two adjacent windows, the older one weighted by what of it is still in sight."""
+    BUCKET = 4
+    """GCRA: a bucket of `amount` that refills evenly over the window."""
+    CONCURRENT = 5
+    """How many are in flight; the window says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """`amount` charges in `window` milliseconds; `name` is the rule's.
+
+    `reserve` where the answer decides what counts: until then the charge is held under a `lease` (milliseconds), so
+    that a sidecar that is killed keeps nothing.
+    """
+
+    name: str
+    strategy: Strategy
+    amount: int
+    window: int
+    reserve: bool = False
+    lease: int = 60_000
+    shadow: bool = False
+    on_store_failure: str = "local"
+    """`local` (the sidecar's share decides), `open` (admit) or `closed` (refuse)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """`cost` units to be taken from the `quota` of whoever `identity` (a hash, 24 hexadecimal digits) stands for."""
+
+    quota: Quota
+    identity: str
+    cost: int = 1
+
+    @property
+    def holds(self) -> bool:
+        return self.quota.reserve or self.quota.strategy is Strategy.CONCURRENT
+
+    @property
+    def key(self) -> str:
+        """Without the amount: editing a limit's number keeps its counters. The braces are a Cluster's hash tag."""
+        quota = self.quota
+        return f"{{{self.identity}}}:{quota.name}:{int(quota.strategy)}:{quota.window}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One quota's answer; times in milliseconds from now. `retry` is 0 where it admits."""
+
+    admitted: bool
+    remaining: int
+    """Before this charge."""
+    reset: int
+    retry: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`admitted` where every quota that is no shadow admits; only then anything was taken of any of them.
+
+    `source` is `redis`, `local` (the store is away, the sidecar's share decided) or `none` (nobody did).
+    """
+
+    admitted: bool
+    outcomes: tuple[Outcome, ...]
+    source: str
+
+
+OnDecision = Callable[[Decision], None]
+
+
+class Limiter(Protocol):
+    """What decides. Neither call waits; a decision may come at once or in a later loop tick."""
+
+    def decide(self, charges: Sequence[Charge], reservation: str, then: OnDecision) -> None:
+        """Take all or nothing. `reservation` names this exchange where a quota reserves."""
+
+    def settle(self, charges: Sequence[Charge], reservation: str, *, counts: bool) -> None:
+        """Give the reservations of these charges back; where it `counts`, take their cost for good."""

@@ -1,0 +1,185 @@
+"""The limiter that all pods share, in Redis; while the store is away, each sidecar enforces its share alone.
+
+Error bound while the store is away: with P the last known number of live sidecars, each admits up to ceil(amount / P)
+a window, beside what had been admitted before; so within one window at most twice the amount plus P units pass. What
+was admitted meanwhile is charged to the store when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
+
+import hiredis
+
+from proxy.throttle.charge import Charge, Decision, OnDecision, Outcome, Strategy
+from proxy.throttle.local import LocalLimiter
+from proxy.throttle.script import DECIDE, SETTLE
+from proxy.throttle.store import Reply, Store, StoreAddress, StoreError, pack
+
+HEARTBEAT_SECONDS = 2.0
+PEER_LIVES_MS = 7_000
+MAX_OWED = 10_000
+"""Keys whose charges are remembered while the store is away."""
+
+PEERS = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
+redis.call('PEXPIRE', KEYS[1], tonumber(ARGV[2]))
+return redis.call('ZCARD', KEYS[1])
+"""
+
+
+class RedisLimiter:
+    """`prefix` keeps deployments on one server apart. `peers` is the last known number of live sidecars."""
+
+    def __init__(self, address: StoreAddress, prefix: str, deadline: float) -> None:
+        self.store = Store(address, deadline, {"decide": DECIDE, "settle": SETTLE, "peers": PEERS})
+        self.store.on_revived = self._on_revived
+        self.peers = 1
+        self.fallback = LocalLimiter(lambda: time.monotonic() * 1000)
+        self.decisions = {"redis": 0, "local": 0}
+        self._prefix = prefix
+        self._name = os.urandom(8).hex()
+        self._owed: dict[str, tuple[Charge, int]] = {}
+        self._heart: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Look for the store; serving does not wait for it longer than one attempt."""
+        self.store.start()
+        await self.store.first_try()
+        self._heart = asyncio.create_task(self._beat(), name="heartbeat")
+
+    async def close(self) -> None:
+        if self._heart:
+            self._heart.cancel()
+            await asyncio.gather(self._heart, return_exceptions=True)
+        await self.store.close()
+
+    # deciding
+
+    def decide(self, charges: Sequence[Charge], reservation: str, then: OnDecision) -> None:
+        store = self.store
+        if not store.available:
+            store.stats.failed("away")
+            then(self._alone(charges, reservation))
+            return
+
+        def answered(reply: Reply) -> None:
+            if isinstance(reply, list):
+                self.decisions["redis"] += 1
+                then(_decision(reply))
+            elif isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
+                store.ask(self._decide_command(charges, reservation, whole=True), answered)
+            else:
+                if not isinstance(reply, StoreError):
+                    store.stats.failed(str(reply).split(" ", 1)[0].lower())
+                then(self._alone(charges, reservation))
+
+        store.ask(self._decide_command(charges, reservation), answered)
+
+    def _decide_command(self, charges: Sequence[Charge], reservation: str, *, whole: bool = False) -> bytes:
+        keys: list[bytes | str | int] = []
+        arguments: list[bytes | str | int] = [-1, reservation]
+        for charge in charges:
+            quota = charge.quota
+            key = f"{self._prefix}:{charge.key}"
+            keys += (key, key + ":r")
+            flags = charge.holds + 2 * quota.shadow
+            arguments += (int(quota.strategy), quota.amount, quota.window, charge.cost, flags, quota.lease)
+        script = ("EVAL", DECIDE) if whole else ("EVALSHA", self.store.digests["decide"])
+        return pack(*script, len(keys), *keys, *arguments)
+
+    def _alone(self, charges: Sequence[Charge], reservation: str) -> Decision:
+        """Decide without the store, each quota by its `on_store_failure`."""
+        self.decisions["local"] += 1
+        shares = [self._share(charge) for charge in charges if charge.quota.on_store_failure == "local"]
+        closed = any(c.quota.on_store_failure == "closed" and not c.quota.shadow for c in charges)
+        alone = Decision(True, (), "none")
+        if shares:
+            alone = self.fallback.decided(shares, reservation) if not closed else alone
+        outcomes = iter(alone.outcomes)
+        told = []
+        for charge in charges:
+            how = charge.quota.on_store_failure
+            if how == "local":
+                told.append(next(outcomes, _UNKNOWN))
+            else:
+                told.append(_CLOSED if how == "closed" else _UNKNOWN)
+        admitted = alone.admitted and not closed
+        if admitted:
+            for charge, outcome in zip(charges, told, strict=True):
+                if outcome.admitted and not charge.holds:
+                    self._owe(charge)
+        return Decision(admitted, tuple(told), alone.source)
+
+    def _share(self, charge: Charge) -> Charge:
+        amount = max(1, ceil(charge.quota.amount / self.peers))
+        return replace(charge, quota=replace(charge.quota, amount=amount))
+
+    def _owe(self, charge: Charge) -> None:
+        key = charge.key
+        if key in self._owed or len(self._owed) < MAX_OWED:
+            _, before = self._owed.get(key, (charge, 0))
+            self._owed[key] = (charge, before + charge.cost)
+
+    def settle(self, charges: Sequence[Charge], reservation: str, *, counts: bool) -> None:
+        self.fallback.settle([self._share(charge) for charge in charges], reservation, counts=counts)
+        if self.store.available:
+            self.store.ask(self._settle_command(charges, reservation, "take" if counts else "drop"), self._settled)
+
+    def _settle_command(self, charges: Sequence[Charge], reservation: str, mode: str) -> bytes:
+        keys: list[str] = []
+        arguments: list[bytes | str | int] = [-1, reservation, mode]
+        for charge in charges:
+            key = f"{self._prefix}:{charge.key}"
+            keys += (key, key + ":r")
+            quota = charge.quota
+            arguments += (int(quota.strategy), quota.amount, quota.window, charge.cost)
+        return pack("EVALSHA", self.store.digests["settle"], len(keys), *keys, *arguments)
+
+    def _settled(self, reply: Reply) -> None:
+        """A settlement that failed costs nothing but its lease's time."""
+        if isinstance(reply, Exception):
+            self.store.stats.failed("settle")
+
+    # the store comes and goes
+
+    def _on_revived(self) -> None:
+        """Say that we live, and charge what was admitted alone; its counters are the store's business again."""
+        self._announce()
+        owed, self._owed = self._owed, {}
+        for charge, cost in owed.values():
+            whole = replace(charge, cost=min(cost, charge.quota.amount * self.peers))
+            if charge.quota.strategy is not Strategy.CONCURRENT:
+                self.store.ask(self._settle_command([whole], "-", "merge"), self._settled)
+        self.fallback.clear()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            if self.store.available:
+                self._announce()
+
+    def _announce(self) -> None:
+        digest, key = self.store.digests["peers"], f"{self._prefix}:peers"
+        self.store.ask(pack("EVALSHA", digest, 1, key, self._name, PEER_LIVES_MS), self._on_peers)
+
+    def _on_peers(self, reply: Reply) -> None:
+        if isinstance(reply, int):
+            self.peers = max(1, reply)
+
+
+_UNKNOWN = Outcome(True, 0, 0, 0)
+_CLOSED = Outcome(False, 0, 1000, 1000)
+
+
+def _decision(reply: list[int]) -> Decision:
+    rows = (reply[at : at + 4] for at in range(1, len(reply), 4))
+    return Decision(bool(reply[0]), tuple(Outcome(bool(row[0]), *row[1:]) for row in rows), "redis")

@@ -1,0 +1,288 @@
+"""One connection to a Redis-protocol server that answers within a deadline, or says at once that it doesn't.
+
+Commands of a loop tick leave in one write, and answers come back in order, so that a decision costs 4 µs of client
+CPU where a client library's await costs 150. Whoever asks is told exactly once: the answer, or a StoreError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import hiredis
+
+from proxy.batch import Outbox, TickWriter
+from proxy.telemetry.stats import DURATIONS, Histogram
+
+log = logging.getLogger(__name__)
+
+Reply = Any
+"""What hiredis makes of an answer: bytes, int, list or None."""
+OnReply = Callable[[Reply], None]
+
+MAX_PENDING = 20_000
+"""Commands that wait for an answer; more are told at once that the store is away."""
+PATIENCE = 5
+"""Answers in a row that came too late before the store counts as away."""
+CONNECT_SECONDS = 1.0
+BACKOFF_FROM, BACKOFF_TO = 0.05, 2.0
+
+
+def pack(*parts: bytes | str | int) -> bytes:
+    """A command as it travels (RESP)."""
+    packed: bytes = hiredis.pack_command(parts)  # type: ignore[arg-type]  # its stub says one-tuple
+    return packed
+
+
+class StoreError(Exception):
+    """The store is away, too slow, or refused the command."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAddress:
+    """Where the server is and who we are to it. `repr` keeps the password to itself."""
+
+    host: str
+    port: int
+    username: str = ""
+    password: str = field(default="", repr=False)
+    database: int = 0
+    tls: bool = False
+
+    @classmethod
+    def parse(cls, url: str) -> StoreAddress:
+        """`redis[s]://[user[:password]@]host[:port][/database]`. Raises ValueError."""
+        parts = urlsplit(url)
+        path = parts.path.strip("/")
+        if parts.scheme not in ("redis", "rediss") or not parts.hostname or (path and not path.isdigit()):
+            raise ValueError("not a Redis URL. Write redis[s]://[user:password@]host[:port][/database]")
+        return cls(
+            parts.hostname,
+            parts.port or 6379,
+            unquote(parts.username or ""),
+            unquote(parts.password or ""),
+            int(path or 0),
+            parts.scheme == "rediss",
+        )
+
+
+@dataclass(slots=True)
+class StoreStats:
+    """`failures` by reason; `latency` of answers in seconds."""
+
+    answered: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    reconnects: int = 0
+    latency: Histogram = field(default_factory=lambda: Histogram(DURATIONS))
+
+    def failed(self, reason: str) -> None:
+        self.failures[reason] = self.failures.get(reason, 0) + 1
+
+
+class _Link(asyncio.Protocol):
+    """Bytes to answers for one connection's life."""
+
+    def __init__(self, store: Store, writer: TickWriter) -> None:
+        self._store = store
+        self._writer = writer
+        self._reader = hiredis.Reader()
+        self.pending: deque[list[Any]] = deque()
+        """[OnReply or None once it was told, when it was asked]"""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: asyncio.Transport = transport  # type: ignore[assignment]  # create_connection gives a stream's
+        self._outbox = Outbox(self._writer, self.transport)
+
+    def ask(self, command: bytes, then: OnReply) -> None:
+        self.pending.append([then, perf_counter()])
+        self._outbox.write(command)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                then, asked = self.pending.popleft()
+                if then is not None:
+                    self._store.on_answer(perf_counter() - asked)
+                    then(reply)
+        except (hiredis.ProtocolError, IndexError):
+            log.error("the store's answers make no sense; the connection is given up")
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._store.on_lost(self)
+
+
+class Store:
+    """Asks while the server answers; once it is away, says so without asking, and looks for it by itself.
+
+    `deadline` is seconds. `on_revived` is called whenever the server is back.
+    """
+
+    def __init__(self, address: StoreAddress, deadline: float, scripts: dict[str, str]) -> None:
+        self._address = address
+        self._deadline = deadline
+        self._scripts = scripts
+        self._loop = asyncio.get_running_loop()
+        self._writer = TickWriter(self._loop)
+        self._link: _Link | None = None
+        self._late = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._reviver: asyncio.Task[None] | None = None
+        self._closed = False
+        self._told = ""
+        self._tried = asyncio.Event()
+        self.digests: dict[str, bytes] = {}
+        self.stats = StoreStats()
+        self.on_revived: Callable[[], None] = lambda: None
+
+    @property
+    def available(self) -> bool:
+        return self._link is not None
+
+    def start(self) -> None:
+        self._revive()
+
+    async def first_try(self) -> None:
+        """Wait until the first attempt to connect has ended, however it did."""
+        await self._tried.wait()
+
+    def ask(self, command: bytes, then: OnReply) -> None:
+        """`then` gets the answer, or a StoreError; at once where the store is away."""
+        link = self._link
+        if link is None or len(link.pending) >= MAX_PENDING:
+            self.stats.failed("away" if link is None else "queue")
+            then(StoreError("the store is away"))
+            return
+        link.ask(command, then)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._deadline, self._expire)
+
+    def on_answer(self, seconds: float) -> None:
+        self._late = 0
+        self.stats.answered += 1
+        self.stats.latency.observe(seconds)
+
+    def _expire(self) -> None:
+        """Tell whoever waited for longer than the deadline; come back for the next."""
+        self._timer = None
+        link = self._link
+        if link is None:
+            return
+        oldest = perf_counter() - self._deadline
+        due: list[OnReply] = []
+        following = 0.0
+        for entry in link.pending:
+            if entry[0] is None:
+                continue
+            if entry[1] > oldest:
+                following = entry[1] - oldest
+                break
+            due.append(entry[0])
+            entry[0] = None
+        if due:
+            self._late += 1
+            for then in due:
+                self.stats.failed("deadline")
+                then(StoreError("the store did not answer in time"))
+            if self._late >= PATIENCE:
+                self._give_up(link, f"no answer within {self._deadline * 1000:g} ms, {PATIENCE} times in a row")
+                return
+        if following:
+            self._timer = self._loop.call_later(following, self._expire)
+
+    def on_lost(self, link: _Link) -> None:
+        if link is self._link:
+            self._give_up(link, "the connection ended")
+
+    def _give_up(self, link: _Link, reason: str) -> None:
+        self._link = None
+        link.transport.abort()
+        self._tell(f"away: {reason}")
+        waiting, link.pending = link.pending, deque()
+        for then, _ in waiting:
+            if then is not None:
+                self.stats.failed("lost")
+                then(StoreError(reason))
+        self._revive()
+
+    def _revive(self) -> None:
+        if not self._closed and (self._reviver is None or self._reviver.done()):
+            self._reviver = self._loop.create_task(self._look_for_it(), name="store")
+
+    async def _look_for_it(self) -> None:
+        """Until it answers: exponential backoff with full jitter."""
+        pause = BACKOFF_FROM
+        while not self._closed:
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    link = await self._connect()
+            except (OSError, TimeoutError, StoreError) as error:
+                self._tell(f"away: {error or type(error).__name__}")
+                await asyncio.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311  # jitter
+                pause = min(pause * 2, BACKOFF_TO)
+            else:
+                self._link = link
+                self._late = 0
+                self.stats.reconnects += 1
+                self._tell("answers")
+                self.on_revived()
+                return
+
+    async def _connect(self) -> _Link:
+        """A connection that is logged in and knows the scripts."""
+        address = self._address
+        context = ssl.create_default_context() if address.tls else None
+        _, link = await self._loop.create_connection(
+            lambda: _Link(self, self._writer), address.host, address.port, ssl=context
+        )
+        try:
+            if address.password:
+                user = (address.username,) if address.username else ()
+                await self._asked(link, "AUTH", *user, address.password)
+            if address.database:
+                await self._asked(link, "SELECT", str(address.database))
+            for name, script in self._scripts.items():
+                self.digests[name] = await self._asked(link, "SCRIPT", "LOAD", script)
+        except BaseException:
+            link.transport.abort()
+            raise
+        return link
+
+    async def _asked(self, link: _Link, *parts: str) -> Reply:
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        link.ask(pack(*parts), lambda reply: None if future.done() else future.set_result(reply))
+        reply = await future
+        if isinstance(reply, Exception):
+            raise StoreError(str(reply).split(" ", 1)[0])
+        return reply
+
+    def _tell(self, state: str) -> None:
+        """Each change once; never the address's password."""
+        self._tried.set()
+        if state != self._told:
+            self._told = state
+            level = logging.INFO if state == "answers" else logging.WARNING
+            log.log(level, "store %s:%d %s", self._address.host, self._address.port, state)
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._timer:
+            self._timer.cancel()
+        if self._reviver:
+            self._reviver.cancel()
+            await asyncio.gather(self._reviver, return_exceptions=True)
+        link, self._link = self._link, None
+        if link is not None:
+            link.transport.abort()
+            for then, _ in link.pending:
+                if then is not None:
+                    then(StoreError("the proxy is shutting down"))
