@@ -7,6 +7,7 @@ import contextlib
 import gc
 import resource
 import signal
+import time
 from time import perf_counter
 
 import structlog
@@ -22,6 +23,9 @@ from proxy.rejection import Rejection
 from proxy.target import TargetRules
 from proxy.telemetry.access_log import AccessLog
 from proxy.telemetry.metrics import Metrics
+from proxy.throttle.distributed import RedisLimiter
+from proxy.throttle.local import LocalLimiter
+from proxy.throttle.store import StoreAddress
 
 security = structlog.get_logger("security")
 log = structlog.get_logger("proxy")
@@ -37,7 +41,8 @@ class Proxy:
         self.started = False
         loop = asyncio.get_running_loop()
         self._loop = loop
-        self.compiled: Compiled = compile_policy(policy, loop, self._on_verdict)
+        self.shared = _shared_limiter(policy)
+        self.compiled: Compiled = compile_policy(policy, loop, self._on_verdict, self.shared or _alone())
         self.access_log = AccessLog(policy.access_log.sample) if policy.access_log.enabled else None
         self.listener = Listener(
             _listener_settings(policy),
@@ -48,10 +53,21 @@ class Proxy:
             completed=self._on_completed,
             rejected=self._on_rejected,
         )
-        self.metrics = Metrics(self.listener, self.access_log)
+        self.metrics = Metrics(self.listener, self.access_log, self.compiled.throttles, self.limiting)
         self.admin = Admin(self)
         self._events_second = 0
         self._events = 0
+
+    @property
+    def limiting(self) -> RedisLimiter | None:
+        """The shared limiter, where any rule asks it."""
+        return self.shared if self.compiled.throttles else None
+
+    @property
+    def degraded(self) -> str:
+        """What is amiss though requests are served; empty where nothing is."""
+        limiting = self.limiting
+        return "" if limiting is None or limiting.store.available else "the store is away: limits hold by sidecar"
 
     @property
     def ready(self) -> bool:
@@ -97,6 +113,8 @@ class Proxy:
         raise_file_limit()
         if self.access_log is not None:
             self.access_log.start()
+        if self.limiting is not None:
+            await self.limiting.start()
         await self.listener.start()
         await self.admin.start()
         settle_memory()
@@ -107,6 +125,8 @@ class Proxy:
         ended = await self.listener.drain(drain)
         await self.listener.close()
         await self.admin.close()
+        if self.shared is not None:
+            await self.shared.close()
         if self.access_log is not None:
             await self.access_log.close()
         return ended
@@ -147,6 +167,18 @@ async def serve(policy: Policy) -> int:
     ended = stopping.result()
     log.info("stopped", clean=ended)
     return 0
+
+
+def _shared_limiter(policy: Policy) -> RedisLimiter | None:
+    if policy.redis is None:
+        return None
+    address = StoreAddress.parse(policy.redis.url.get_secret_value())
+    return RedisLimiter(address, policy.redis.prefix, policy.redis.timeout)
+
+
+def _alone() -> LocalLimiter:
+    """Without Redis, limits hold for this sidecar alone."""
+    return LocalLimiter(lambda: time.monotonic() * 1000)
 
 
 def settle_memory() -> None:

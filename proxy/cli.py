@@ -21,6 +21,7 @@ from proxy.policy.model import Policy
 from proxy.rejection import Rejection
 from proxy.target import TargetRules, canonical
 from proxy.telemetry import logs
+from proxy.throttle.local import LocalLimiter
 
 policy_option = click.option(
     "--policy", "path", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The policy file."
@@ -101,7 +102,9 @@ def routes(path: Path, method: str, host: str, target: str | None) -> None:
     policy = _load(path)
 
     async def look() -> int:
-        compiled = compile_policy(policy, asyncio.get_running_loop(), lambda exchange, verdict: None)
+        compiled = compile_policy(
+            policy, asyncio.get_running_loop(), lambda exchange, verdict: None, LocalLimiter(lambda: 0.0)
+        )
         shown = list(compiled.routes.routes)
         if target is not None:
             exchange = Exchange(method.encode(), 1, Headers([(b"host", host.encode())]), "127.0.0.1", 0.0)

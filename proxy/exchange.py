@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.headers import Headers
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from proxy.filters.throttle import Throttled
     from proxy.routing import Route
 
 
@@ -76,6 +79,10 @@ class Exchange:
     names = b""
     """The header lines that tell request id and correlation id."""
     nonce = b""
+    claims: Mapping[str, Any] | None = None
+    """Of a token that was verified; None for who is not known."""
+    user = ""
+    throttled: Throttled | None = None
     begun = -1
     """How far the chain's request hooks got."""
     bytes_in = 0

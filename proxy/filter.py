@@ -101,24 +101,19 @@ class FilterChain:
         self.buffers_request = bool(self.client_payload)
         self.buffers_response = bool(self.upstream_payload)
 
-    def on_request(self, exchange: Exchange) -> Wait:
-        """Run the request hooks; what is returned, if anything, has to be awaited before the exchange goes on."""
+    def on_request(self, exchange: Exchange, after: int = -1) -> Wait:
+        """Run the request hooks that come after the filter of that number.
+
+        Where one has to wait, what it waits for is returned, and the chain goes on with `after=exchange.begun`.
+        """
         for index, hook in self._requests:
-            exchange.begun = index
-            waiting = hook(exchange)
-            if waiting is not None:
-                return self._on_request_from(exchange, index, waiting)
+            if index > after:
+                exchange.begun = index
+                waiting = hook(exchange)
+                if waiting is not None:
+                    return waiting
         exchange.begun = self._count
         return None
-
-    async def _on_request_from(self, exchange: Exchange, reached: int, waiting: Awaitable[None]) -> None:
-        await waiting
-        for index, hook in self._requests:
-            if index > reached:
-                exchange.begun = index
-                if (again := hook(exchange)) is not None:
-                    await again
-        exchange.begun = self._count
 
     async def on_client_payload(self, exchange: Exchange, payload: Payload) -> None:
         for hook in self.client_payload:

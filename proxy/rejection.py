@@ -120,8 +120,21 @@ class UpgradeNotAllowed(Rejection):
     remedy = "This route takes no WebSockets: use one that does."
 
 
+class Unauthenticated(Rejection):
+    """No bearer token, or none that could be verified (RFC 9110 section 15.5.2)."""
+
+    status, close_code, reason, title = 401, 4401, "unauthenticated", "Unauthenticated"
+    remedy = "Log in, and send the access token as Authorization: Bearer."
+
+
 class Forbidden(Rejection):
     status, close_code, reason, title = 403, 4403, "forbidden", "Forbidden"
+
+
+class RateLimited(Rejection):
+    """More than a quota allows (RFC 6585 section 4)."""
+
+    status, close_code, reason, title = 429, 4429, "rate-limited", "Too many requests"
 
 
 class NoRoute(Rejection):

@@ -21,13 +21,14 @@ listener: {{address: "127.0.0.1:0", timeouts: {timeouts}, bounds: {bounds}, drai
 admin: {{address: "127.0.0.1:0", token: {token}}}
 trusted_proxies: {trusted}
 access_log: {{enabled: {access_log}}}
+{more}
 clusters:
   app: {{endpoints: [{cluster}
 policies:
   all: {policies}
 defaults: {{use: [all], max_body: 10MiB}}
 routes:
-  everything: {{match: {match}, to: app, timeouts: {route_timeouts}}}
+  everything: {{match: {match}, limits: {limits}, to: app, timeouts: {route_timeouts}}}
 """
 
 
@@ -86,7 +87,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Start]:
         settings = {
             "timeouts": "{}", "bounds": "{}", "trusted": "[]", "token": "", "access_log": "false",
             "max_connections": 64, "max_waiting": 64, "policies": "{security_headers: {preset: helmet}}",
-            "match": "{prefix: /}", "route_timeouts": "{}",
+            "more": "", "limits": "{}", "match": "{prefix: /}", "route_timeouts": "{}",
         }  # fmt: skip
         bounds = "max_connections: {max_connections}, max_waiting: {max_waiting}".format(**{**settings, **changes})
         times = "timeouts: {connect: 500ms, wait: 300ms, idle: 4s}"

@@ -14,7 +14,7 @@ ALLOWED = {
     "proxy.entropy": set(),
     "proxy.addresses": set(),
     "proxy.target": {"proxy.rejection"},
-    "proxy.exchange": {"proxy.headers", "proxy.routing"},
+    "proxy.exchange": {"proxy.headers", "proxy.routing", "proxy.filters.throttle"},
     "proxy.http1": {"proxy.http1", "proxy.headers", "proxy.rejection"},
     "proxy.filter": {"proxy.exchange", "proxy.rejection"},
     "proxy.filters": {
@@ -24,6 +24,7 @@ ALLOWED = {
         "proxy.headers",
         "proxy.entropy",
         "proxy.addresses",
+        "proxy.throttle.charge",
     },
     "proxy.batch": set(),
     "proxy.upstream": {
@@ -35,7 +36,9 @@ ALLOWED = {
         "proxy.telemetry.stats",
         "proxy.upstream",
     },
-    "proxy.policy.model": {"proxy.policy.values"},
+    "proxy.policy.model": {"proxy.policy.values", "proxy.policy.rates"},
+    "proxy.policy.rates": set(),
+    "proxy.throttle": {"proxy.throttle", "proxy.batch", "proxy.telemetry.stats"},
     "proxy.telemetry.stats": set(),
 }
 FOREIGN = {"proxy.filters": {"aiohttp", "redis"}, "proxy.listener": {"aiohttp", "redis"}}

@@ -74,6 +74,8 @@ class Admin:
         return _state(self._proxy.started, "starting")
 
     async def _ready(self, _: web.Request) -> web.Response:
+        if self._proxy.ready and self._proxy.degraded:
+            return web.json_response({"status": "degraded", "reason": self._proxy.degraded})
         return _state(self._proxy.ready, "draining" if self._proxy.started else "starting")
 
     async def _metrics(self, _: web.Request) -> web.Response:

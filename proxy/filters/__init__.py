@@ -1,11 +1,13 @@
 """The policies, in the order in which they run; YAML switches them on and parameterises, and can't reorder them."""
 
 from proxy.filters.cors import Cors
+from proxy.filters.identity import Identity
 from proxy.filters.ip_access import IpAccess
 from proxy.filters.request_id import RequestId
 from proxy.filters.request_limits import RequestLimits
 from proxy.filters.security_headers import SecurityHeaders
+from proxy.filters.throttle import Throttle
 
-ORDER = (RequestId, SecurityHeaders, IpAccess, Cors, RequestLimits)
+ORDER = (RequestId, SecurityHeaders, IpAccess, Cors, Identity, Throttle, RequestLimits)
 
-__all__ = ["ORDER", "Cors", "IpAccess", "RequestId", "RequestLimits", "SecurityHeaders"]
+__all__ = ["ORDER", "Cors", "Identity", "IpAccess", "RequestId", "RequestLimits", "SecurityHeaders", "Throttle"]

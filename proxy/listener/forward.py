@@ -55,7 +55,7 @@ class Forwarder:
         self._client = client
         self._loop = loop
         self._answer = AnswerWriter(client)
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Future[None] | None = None
         self.exchange: Exchange | None = None
 
     # the request
@@ -81,18 +81,35 @@ class Forwarder:
         self._buffered = 0
         route.stats.in_flight += 1
         self._answer.begin(exchange)
+        self._run_policies(exchange, -1)
+
+    def _run_policies(self, exchange: Exchange, after: int) -> None:
         try:
-            waiting = route.chain.on_request(exchange)
+            waiting = self._route.chain.on_request(exchange, after)
         except (Rejection, Answered) as outcome:
             self._conclude(outcome)
-            return
         except Exception:
             self._defect()
-            return
-        if waiting is None:
-            self._admitted()
         else:
-            self._spawn(waiting, self._admitted)
+            if waiting is None:
+                self._admitted()
+            else:
+                self._task = future = asyncio.ensure_future(waiting)
+                future.add_done_callback(self._on_waited)
+
+    def _on_waited(self, future: asyncio.Future[None]) -> None:
+        """What a request hook waited for is there; the others come after it."""
+        if future.cancelled() or self._task is not future:
+            return
+        self._task = None
+        outcome = future.exception()
+        exchange = self._current()
+        if outcome is None:
+            self._run_policies(exchange, exchange.begun)
+        elif isinstance(outcome, Rejection | Answered):
+            self._conclude(outcome)
+        else:
+            self._defect(outcome)
 
     def _spawn(self, waiting: Awaitable[None], then: Callable[[], None]) -> None:
         self._task = self._loop.create_task(self._wait(waiting, then), name="policies")
@@ -409,9 +426,10 @@ class Forwarder:
         self._answer.begin(exchange)
         self._answer.own(response, closing=False)
 
-    def _defect(self) -> None:
+    def _defect(self, error: BaseException | None = None) -> None:
+        """Called where an exception is being handled, or with the one that a hook ended with."""
         exchange = self._current()
-        log.exception("the exchange failed", extra={"request_id": exchange.request_id.decode()})
+        log.error("the exchange failed", exc_info=error or True, extra={"request_id": exchange.request_id.decode()})
         self._conclude(InternalError("the proxy failed on this request"))
 
     def _give_back_endpoint(self) -> None:

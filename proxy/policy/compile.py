@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from proxy.addresses import Networks
 from proxy.entropy import Entropy
 from proxy.filter import Filter, FilterChain, Mode, OnVerdict, Rule
-from proxy.filters import ORDER, Cors, IpAccess, RequestId, RequestLimits, SecurityHeaders
+from proxy.filters import ORDER, Cors, Identity, IpAccess, RequestId, RequestLimits, SecurityHeaders, Throttle
+from proxy.filters.throttle import Limit
 from proxy.policy.helmet import header_set
+from proxy.policy.limits import limit_of, tokens_of
 from proxy.policy.model import ClusterModel, MatchModel, Policy, PolicySet, RouteModel, RuleModel
 from proxy.routing import Matcher, Route, RouteLimits, RouteTable
 from proxy.telemetry.stats import RouteStats
+from proxy.throttle.charge import Limiter
 from proxy.upstream.cluster import Cluster, ClusterSpec
 from proxy.upstream.pool import PoolLimits
 
@@ -25,20 +28,41 @@ class Compiled:
     clusters: dict[str, Cluster]
     default_chain: FilterChain
     request_id: RequestId
+    throttles: tuple[Throttle, ...]
 
 
-def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: OnVerdict) -> Compiled:
+def compile_policy(
+    policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: OnVerdict, limiter: Limiter
+) -> Compiled:
+    """Raises ValueError where a file that the policy names can't be used."""
     entropy = Entropy()
     request_id = RequestId(entropy)
+    identity = _identity(policy, on_verdict)
+    throttles: list[Throttle] = []
     clusters = {name: Cluster(_cluster_spec(name, model), loop) for name, model in policy.clusters.items()}
 
-    def chain(used: list[str]) -> tuple[FilterChain, tuple[str, ...]]:
+    def chain(used: list[str], more: dict[str, Limit]) -> tuple[FilterChain, tuple[str, ...]]:
         filters, names = _filters(policy, used, on_verdict, entropy)
+        limits = _limits_of(policy, used, on_verdict) | more
+        if identity is not None:
+            filters.append(identity)
+        if limits:
+            made = Throttle(tuple(limits.values()), limiter, loop, legacy=policy.answers.legacy_headers)
+            throttles.append(made)
+            filters.append(made)
+            names += tuple(
+                one.rule.name if one.rule.mode is Mode.ENFORCE else f"{one.rule.name} ({one.rule.mode.value})"
+                for one in limits.values()
+            )
+        filters.sort(key=lambda one: ORDER.index(type(one)))
         return FilterChain((request_id, *filters)), names
 
     routes = []
     for name, model in policy.routes.items():
-        made, names = chain(policy.defaults.use if model.use is None else model.use)
+        own = {
+            key: limit_of(f"{name}.{key}", one, on_verdict) for key, one in model.limits.items() if one.mode != "off"
+        }
+        made, names = chain(policy.defaults.use if model.use is None else model.use, own)
         routes.append(
             Route(
                 name=name,
@@ -51,7 +75,25 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
                 rule_names=names,
             )
         )
-    return Compiled(RouteTable(routes), clusters, chain(policy.defaults.use)[0], request_id)
+    return Compiled(RouteTable(routes), clusters, chain(policy.defaults.use, {})[0], request_id, tuple(throttles))
+
+
+def _identity(policy: Policy, on_verdict: OnVerdict) -> Identity | None:
+    if policy.identity is None or policy.identity.jwt.mode == "off":
+        return None
+    jwt = policy.identity.jwt
+    return Identity(Rule("identity.jwt", Mode(jwt.mode), on_verdict), tokens_of(jwt), required=jwt.required)
+
+
+def _limits_of(policy: Policy, used: list[str], on_verdict: OnVerdict) -> dict[str, Limit]:
+    """By their short names: a later set's replaces an earlier one's."""
+    found: dict[str, Limit] = {}
+    for name in used:
+        for key, model in policy.policies[name].limits.items():
+            found.pop(key, None)
+            if model.mode != "off":
+                found[key] = limit_of(f"{name}.{key}", model, on_verdict)
+    return found
 
 
 def _filters(
@@ -98,7 +140,7 @@ def _filters(
                 wanted.max_body,
             )
         )
-    return sorted(made, key=lambda one: ORDER.index(type(one))), tuple(names)
+    return made, tuple(names)
 
 
 def _cluster_spec(name: str, model: ClusterModel) -> ClusterSpec:

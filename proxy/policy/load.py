@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from proxy.policy.document import Document, Path_, dotted, read
 from proxy.policy.findings import Finding, PolicyError
-from proxy.policy.model import Policy
+from proxy.policy.limits import tokens_of
+from proxy.policy.model import LimitModel, Policy
 from proxy.policy.switches import apply
 
 
@@ -105,6 +106,20 @@ def _references(policy: Policy, document: Document) -> list[Finding]:
                 policy.combined(sets)
             except ValueError as error:
                 find(path, f"these sets do not go together: {error}")
+    if policy.identity is not None:
+        try:
+            tokens_of(policy.identity.jwt)
+        except ValueError as error:
+            find(("identity", "jwt", "keys_file"), str(error))
+    else:
+        owners: list[tuple[Path_, dict[str, LimitModel]]] = [
+            (("policies", name, "limits"), one.limits) for name, one in policy.policies.items()
+        ]
+        owners += [(("routes", name, "limits"), route.limits) for name, route in policy.routes.items()]
+        for path, limits in owners:
+            for name, limit in limits.items():
+                if limit.tiers or any(key == "user" or key.startswith("claim:") for key in limit.key):
+                    find((*path, name), "a key of user or claim, and tiers, need identity.jwt: nobody is known without")
     if policy.admin.token is None and not _loopback(policy.admin.address[0]):
         find(("admin", "address"), "an admin address that is not loopback needs admin.token")
     return findings

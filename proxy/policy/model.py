@@ -9,20 +9,45 @@ import re
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from proxy.policy.values import Address, Duration, Secret, Size, listed
+from proxy.policy.rates import rates
+from proxy.policy.values import Address, Duration, Secret, Size, listed, one_or_more
 
 Networks = Annotated[list[IPv4Network | IPv6Network], BeforeValidator(listed)]
 ModeName = Literal["off", "shadow", "enforce"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 MethodName = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+Rates = Annotated[list[tuple[int, int]], BeforeValidator(rates)]
+"""Amounts and windows in milliseconds, written as `100/15m` or `10/1s, 50/10s`."""
+KeyName = Annotated[
+    str,
+    Field(pattern=r"^(ip(/\d{1,3})?|user|route|method|(claim|header|cookie|param|const):[A-Za-z0-9_.-]{1,60})$"),
+]
+_REDIS_URL = re.compile(r"rediss?://(?:[^/@]*@)?(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?(?:/\d{0,3})?")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _ORIGIN = re.compile(r"\*|https?://(?:\*\.)?[A-Za-z0-9.-]+(?::\d{1,5})?|null")
 
 
 class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class RuleModel(Model):
+    mode: ModeName = "enforce"
+
+    def with_later(self, later: Self) -> Self:
+        """See PolicySet.with_later."""
+        changes = {}
+        for name in later.model_fields_set:
+            there, added = getattr(self, name), getattr(later, name)
+            changes[name] = {**there, **added} if isinstance(there, dict) and isinstance(added, dict) else added
+        combined = self.model_copy(update=changes)
+        combined.check_together()
+        return combined
+
+    def check_together(self) -> None:
+        """Raise ValueError where fields that are each valid are not so together."""
 
 
 class TimeoutsModel(Model):
@@ -78,10 +103,46 @@ class AccessLogModel(Model):
 
 
 class RedisModel(Model):
-    """Where shared state will live; nothing of this release asks for it yet."""
+    """Where shared state lives. `timeout` is what a request waits at most; `prefix` keeps deployments apart."""
 
     url: Secret
     timeout: Duration = 0.02
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")] = "simplepro"
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: SecretStr) -> SecretStr:
+        if not _REDIS_URL.fullmatch(value.get_secret_value()):
+            raise ValueError("not a Redis URL. Write redis[s]://[user:password@]host[:port][/database]")
+        return value
+
+
+class JwtModel(RuleModel):
+    """Bearer tokens that are verified here: by `secret` (HMAC), or by the public keys of `keys_file` (JWKS or PEM)."""
+
+    secret: Secret | None = None
+    keys_file: str | None = None
+    algorithms: Annotated[list[Literal["HS256", "RS256", "ES256", "EdDSA"]], Field(min_length=1)] = ["HS256"]
+    issuer: str = ""
+    audience: str = ""
+    skew: Duration = 10.0
+    user_claim: str = "sub"
+    required: bool = False
+
+    @model_validator(mode="after")
+    def _keys(self) -> JwtModel:
+        if (self.secret is None) == (self.keys_file is None):
+            raise ValueError("tokens are verified by secret or by keys_file. Give one of them")
+        symmetric = "HS256" in self.algorithms
+        if symmetric != (self.secret is not None) or (symmetric and len(self.algorithms) > 1):
+            raise ValueError("HS256 goes with secret and alone; RS256, ES256 and EdDSA go with keys_file")
+        if self.secret is not None and len(self.secret.get_secret_value()) < 32:
+            raise ValueError("a secret of HS256 has at least 32 characters (RFC 7518 section 3.2)")
+        return self
+
+
+class IdentityModel(Model):
+    jwt: JwtModel
 
 
 class ClusterTimeouts(Model):
@@ -96,23 +157,6 @@ class ClusterModel(Model):
     max_connections: Annotated[int, Field(ge=1)] = 512
     max_waiting: Annotated[int, Field(ge=0)] = 4096
     timeouts: ClusterTimeouts = ClusterTimeouts()
-
-
-class RuleModel(Model):
-    mode: ModeName = "enforce"
-
-    def with_later(self, later: Self) -> Self:
-        """See PolicySet.with_later."""
-        changes = {}
-        for name in later.model_fields_set:
-            there, added = getattr(self, name), getattr(later, name)
-            changes[name] = {**there, **added} if isinstance(there, dict) and isinstance(added, dict) else added
-        combined = self.model_copy(update=changes)
-        combined.check_together()
-        return combined
-
-    def check_together(self) -> None:
-        """Raise ValueError where fields that are each valid are not so together."""
 
 
 class IpAccessModel(RuleModel):
@@ -177,7 +221,46 @@ class RequestModel(RuleModel):
     max_body: Size | None = None
 
 
+class TiersModel(Model):
+    """Rates by the value of a claim of a verified token; others have the rule's own."""
+
+    claim: str
+    limits: dict[str, Rates]
+
+
+class LimitModel(RuleModel):
+    """So many requests in so much time, for each value of `key`; or so many at once (`concurrent`)."""
+
+    limit: Rates | None = None
+    concurrent: Annotated[int, Field(ge=1)] | None = None
+    strategy: Literal["fixed-window", "moving-window", "sliding-window-counter", "token-bucket"] = (
+        "sliding-window-counter"
+    )
+    key: Annotated[list[KeyName], BeforeValidator(one_or_more), Field(min_length=1)] = ["ip"]
+    cost: Annotated[int, Field(ge=0, le=1000)] | dict[MethodName | Literal["default"], int] = 1
+    count: Literal["all", "failures", "errors", "misses"] = "all"
+    lease: Duration = 60.0
+    methods: list[MethodName] = []
+    exempt: Networks = []
+    tiers: TiersModel | None = None
+    trial: Rates | None = None
+    on_store_failure: Literal["local", "open", "closed"] = "local"
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> LimitModel:
+        if (self.limit is None) == (self.concurrent is None):
+            raise ValueError("a limit has either a rate or a number at once. Write limit: 100/15m, or concurrent: 10")
+        if self.concurrent is not None and (self.count != "all" or self.tiers or self.trial):
+            raise ValueError("count, tiers and trial go with limit, not with concurrent")
+        if self.strategy == "moving-window" and any(amount > 1000 for amount, _ in self.limit or ()):
+            raise ValueError("a moving window keeps every request's time: 1000 at most. Take sliding-window-counter")
+        if (self.count != "all" or self.concurrent) and self.cost != 1:
+            raise ValueError("what is counted by its answer, or at once, costs 1")
+        return self
+
+
 class PolicySet(Model):
+    limits: dict[Name, LimitModel] = {}
     ip: IpAccessModel | None = None
     cors: CorsModel | None = None
     security_headers: SecurityHeadersModel | None = None
@@ -188,9 +271,12 @@ class PolicySet(Model):
 
         Raises ValueError where a rule of the two together may not be.
         """
-        changes: dict[str, RuleModel] = {}
+        changes: dict[str, object] = {}
         for key in later.model_fields_set:
             added, there = getattr(later, key), getattr(self, key)
+            if isinstance(added, dict):
+                changes[key] = {**there, **added}
+                continue
             if added is None:
                 continue
             changes[key] = added if there is None else there.with_later(added)
@@ -228,9 +314,16 @@ class RouteModel(Model):
     to: str
     use: list[str] | None = None
     timeouts: RouteTimeouts = RouteTimeouts()
+    limits: dict[Name, LimitModel] = {}
     max_body: Size | None = None
     max_buffered: Size = 1024 * 1024
     websocket: bool = True
+
+
+class AnswersModel(Model):
+    """`legacy_headers` adds X-RateLimit-Limit, -Remaining and -Reset to the IETF's fields."""
+
+    legacy_headers: bool = False
 
 
 class DefaultsModel(Model):
@@ -246,9 +339,11 @@ class Policy(Model):
     admin: AdminModel
     trusted_proxies: Networks = []
     redis: RedisModel | None = None
+    identity: IdentityModel | None = None
     access_log: AccessLogModel = AccessLogModel()
     clusters: Annotated[dict[Name, ClusterModel], Field(min_length=1)]
     policies: dict[Name, PolicySet] = {}
+    answers: AnswersModel = AnswersModel()
     defaults: DefaultsModel = DefaultsModel()
     routes: Annotated[dict[Name, RouteModel], Field(min_length=1)]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from proxy.policy.model import Policy, PolicySet
+from proxy.policy.model import Policy, PolicySet, RuleModel
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
-RULES = {"SECURITY_HEADERS_ENABLED": "security_headers"}
-"""Switch and the rule of a policy set that it governs; RATE_LIMIT_ENABLED joins with the limits."""
+RULES = {"SECURITY_HEADERS_ENABLED": "security_headers", "RATE_LIMIT_ENABLED": "limits"}
+"""Switch and what of a policy set it governs; `limits` are a route's too."""
 
 
 def flag(name: str, environment: Mapping[str, str]) -> bool:
@@ -27,12 +27,18 @@ def apply(policy: Policy, environment: Mapping[str, str]) -> Policy:
     off = [rule for switch, rule in RULES.items() if not flag(switch, environment)]
     if not off:
         return policy
-    sets = {name: _without(chosen, off) for name, chosen in policy.policies.items()}
-    return policy.model_copy(update={"policies": sets})
+    update: dict[str, object] = {
+        "policies": {name: _without(chosen, off) for name, chosen in policy.policies.items()},
+    }
+    if "limits" in off:
+        update["routes"] = {name: route.model_copy(update={"limits": {}}) for name, route in policy.routes.items()}
+    return policy.model_copy(update=update)
 
 
 def _without(chosen: PolicySet, off: list[str]) -> PolicySet:
-    changed = {
-        rule: model.model_copy(update={"mode": "off"}) for rule in off if (model := getattr(chosen, rule)) is not None
-    }
+    changed: dict[str, object] = {"limits": {}} if "limits" in off else {}
+    for rule in off:
+        model = getattr(chosen, rule)
+        if isinstance(model, RuleModel):
+            changed[rule] = model.model_copy(update={"mode": "off"})
     return chosen.model_copy(update=changed)

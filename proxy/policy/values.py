@@ -49,6 +49,10 @@ def listed(value: object) -> object:
     return value
 
 
+def one_or_more(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
 Secret = Annotated[SecretStr, BeforeValidator(secret)]
 Duration = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
 """Seconds as a float, written as `250ms`, `15s`, `5m`."""

@@ -11,8 +11,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from proxy import __version__
+from proxy.filters.throttle import Throttle
 from proxy.listener.server import Listener
 from proxy.telemetry.access_log import AccessLog
+from proxy.throttle.distributed import RedisLimiter
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -20,7 +22,15 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class Metrics:
     """A prometheus-client collector over one listener."""
 
-    def __init__(self, listener: Listener, access_log: AccessLog | None) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        access_log: AccessLog | None,
+        throttles: tuple[Throttle, ...],
+        shared: RedisLimiter | None,
+    ) -> None:
+        self._throttles = throttles
+        self._shared = shared
         self._listener = listener
         self._access_log = access_log
         self._registry = CollectorRegistry(auto_describe=False)
@@ -33,6 +43,7 @@ class Metrics:
         yield from self._routes()
         yield from self._clusters()
         yield from self._process()
+        yield from self._limits()
 
     def _routes(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
@@ -79,6 +90,32 @@ class Metrics:
                 for state, count in (("open", len(pool.open)), ("idle", pool.idle), ("waiting", pool.waiting)):
                     pools.add_metric([cluster.name, endpoint.address, state], count)
         yield from (outcomes, seconds, retries, pools)
+
+    def _limits(self) -> Iterator[Metric]:
+        usage = CounterMetricFamily("proxy_limit_decisions", "Charges by quota and verdict", labels=["rule", "verdict"])
+        total: dict[tuple[str, str], int] = {}
+        for throttle in self._throttles:
+            for name, seen in list(throttle.usage.items()):
+                for verdict in ("admitted", "denied", "shadowed"):
+                    total[name, verdict] = total.get((name, verdict), 0) + getattr(seen, verdict)
+        for key, count in total.items():
+            usage.add_metric(list(key), count)
+        yield usage
+        if self._shared is None:
+            return
+        store = self._shared.store
+        yield GaugeMetricFamily("proxy_store_up", "1 while the store answers", float(store.available))
+        yield GaugeMetricFamily("proxy_store_peers", "Live sidecars, as last known", self._shared.peers)
+        decided = CounterMetricFamily("proxy_limit_decided", "Decisions by who made them", labels=["by"])
+        for by, count in self._shared.decisions.items():
+            decided.add_metric([by], count)
+        failures = CounterMetricFamily("proxy_store_failures", "Commands without an answer", labels=["reason"])
+        for reason, count in list(store.stats.failures.items()):
+            failures.add_metric([reason], count)
+        latency = HistogramMetricFamily("proxy_store_duration_seconds", "Command asked to answered")
+        latency.add_metric([], store.stats.latency.cumulative(), store.stats.latency.total)
+        yield from (decided, failures, latency)
+        yield CounterMetricFamily("proxy_store_connects", "Connections made to the store", store.stats.reconnects)
 
     def _process(self) -> Iterator[Metric]:
         stats = self._listener.stats

@@ -1,0 +1,226 @@
+"""Limits: what a request charges to whom, the refusal where it is too much, and the fields that tell the client.
+
+All quotas of a request are decided at once, and all or none of them are charged. RateLimit fields are those of the
+IETF's draft 11: on success the tightest quota's, on a refusal the one's that refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from math import ceil
+
+from proxy.addresses import Networks
+from proxy.exchange import Exchange, Response
+from proxy.filter import Filter, Rule
+from proxy.rejection import RateLimited
+from proxy.throttle.charge import Charge, Decision, Limiter, Outcome, Quota
+
+KeyPart = Callable[[Exchange], bytes | None]
+Wait = asyncio.Future[None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One rule: `quotas` are its rates (and its trial's, which shadow); `tiers` replace them by a claim's value.
+
+    `counts` says by the answer's status whether a reserved charge is taken; None where every request counts.
+    """
+
+    rule: Rule
+    trial: Rule
+    """Speaks for the quotas that shadow."""
+    quotas: tuple[Quota, ...]
+    key: tuple[KeyPart, ...]
+    scope: bytes
+    costs: Mapping[bytes, int]
+    exempt: Networks
+    tier_claim: str = ""
+    tiers: Mapping[str, tuple[Quota, ...]] = field(default_factory=dict)
+    counts: Callable[[int], bool] | None = None
+
+    def charges(self, exchange: Exchange) -> list[Charge]:
+        cost = self.costs.get(exchange.method, self.costs[b""])
+        if not cost or (not self.exempt.empty and exchange.client in self.exempt):
+            return []
+        quotas = self.quotas
+        if self.tiers and exchange.claims is not None:
+            quotas = self.tiers.get(str(exchange.claims.get(self.tier_claim)), quotas)
+        identity = self._identity(exchange)
+        return [Charge(quota, identity, cost) for quota in quotas]
+
+    def _identity(self, exchange: Exchange) -> str:
+        """A hash: no address, name or token is written to the store. A part that is missing is the client's address,
+        so that leaving a header out is no way around."""
+        parts = [part(exchange) for part in self.key]
+        if None in parts:
+            parts.append(exchange.client.encode())
+        digest = blake2b(self.scope, digest_size=12)
+        for one in parts:
+            digest.update(b"\x00" if one is None else b"\x01%d:%b" % (len(one), one))
+        return digest.hexdigest()
+
+
+@dataclass(slots=True)
+class Usage:
+    """What became of the requests that one rule looked at."""
+
+    admitted: int = 0
+    denied: int = 0
+    shadowed: int = 0
+
+
+class Throttled:
+    """What one exchange charged, kept on it."""
+
+    __slots__ = ("charges", "counts", "decision", "limits", "reservation")
+
+    def __init__(self, limits: list[Limit], charges: list[Charge], reservation: str) -> None:
+        self.reservation = reservation
+        self.limits = limits
+        self.charges = charges
+        self.decision: Decision | None = None
+        self.counts: set[str] = set()
+        """Names of the quotas that the answer counts for."""
+
+
+class Throttle(Filter):
+    __slots__ = ("_legacy", "_limiter", "_limits", "_loop", "_made", "_name", "usage")
+
+    def __init__(
+        self, limits: tuple[Limit, ...], limiter: Limiter, loop: asyncio.AbstractEventLoop, *, legacy: bool = False
+    ) -> None:
+        self._limits = limits
+        self._limiter = limiter
+        self._loop = loop
+        self._legacy = legacy
+        self._name = os.urandom(6).hex()
+        self._made = 0
+        self.usage: defaultdict[str, Usage] = defaultdict(Usage)
+
+    def on_request(self, exchange: Exchange) -> Wait:
+        limits: list[Limit] = []
+        charges: list[Charge] = []
+        for limit in self._limits:
+            made = limit.charges(exchange)
+            if made:
+                charges += made
+                limits += [limit] * len(made)
+        if not charges:
+            return None
+        self._made += 1
+        exchange.throttled = state = Throttled(limits, charges, f"{self._name}.{self._made}")
+        waiting: Wait = None
+
+        def decided(decision: Decision) -> None:
+            state.decision = decision
+            if waiting is None:
+                return
+            if waiting.done():
+                self._forget(state)
+                return
+            try:
+                self._judge(exchange, state)
+            except RateLimited as refusal:
+                waiting.set_exception(refusal)
+            else:
+                waiting.set_result(None)
+
+        self._limiter.decide(charges, state.reservation, decided)
+        if state.decision is not None:
+            self._judge(exchange, state)
+            return None
+        waiting = self._loop.create_future()
+        return waiting
+
+    def _judge(self, exchange: Exchange, state: Throttled) -> None:
+        """Count, and refuse through the rule that denied; of several, the one that denies for longest."""
+        decision = state.decision
+        if decision is None:
+            return
+        denied: tuple[Limit, Charge, Outcome] | None = None
+        for limit, charge, outcome in zip(state.limits, state.charges, decision.outcomes, strict=True):
+            usage = self.usage[charge.quota.name]
+            if outcome.admitted:
+                usage.admitted += 1
+            elif charge.quota.shadow:
+                usage.shadowed += 1
+                limit.trial.refuse(exchange, RateLimited("this would be refused"))
+            else:
+                usage.denied += 1
+                if denied is None or outcome.retry > denied[2].retry:
+                    denied = (limit, charge, outcome)
+        if denied is None:
+            return
+        limit, charge, outcome = denied
+        quota = charge.quota
+        what = "requests at once" if not quota.window else f"requests in {quota.window / 1000:g} s"
+        refusal = RateLimited(
+            f"more than {quota.amount} {what}",
+            remedy=f"Try again in {max(1, ceil(outcome.retry / 1000))} s.",
+            retry_after=outcome.retry / 1000,
+            headers=self._fields(charge, outcome, 0),
+        )
+        limit.rule.refuse(exchange, refusal)
+
+    def on_response(self, exchange: Exchange, response: Response) -> None:
+        state = exchange.throttled
+        if state is None or state.decision is None:
+            return
+        for limit, charge in zip(state.limits, state.charges, strict=True):
+            if limit.counts is not None and limit.counts(response.status):
+                state.counts.add(charge.quota.name)
+        if not state.decision.admitted or state.decision.source == "none" or b"ratelimit" in response.headers.index:
+            return
+        tightest: tuple[float, Charge, Outcome, int] | None = None
+        for charge, outcome in zip(state.charges, state.decision.outcomes, strict=True):
+            if charge.quota.shadow:
+                continue
+            left = max(0, outcome.remaining - charge.cost)
+            share = left / charge.quota.amount
+            if tightest is None or share < tightest[0]:
+                tightest = (share, charge, outcome, left)
+        if tightest is not None:
+            _, charge, outcome, left = tightest
+            response.blocks.append(b"".join([b"%b: %b\r\n" % pair for pair in self._fields(charge, outcome, left)]))
+
+    def _fields(self, charge: Charge, outcome: Outcome, left: int) -> tuple[tuple[bytes, bytes], ...]:
+        quota = charge.quota
+        name, seconds = quota.name.encode(), ceil(max(outcome.reset, outcome.retry) / 1000)
+        window = b";w=%d" % (quota.window // 1000) if quota.window else b';qu="concurrent-requests"'
+        fields = (
+            (b"ratelimit-policy", b'"%b";q=%d%b' % (name, quota.amount, window)),
+            (b"ratelimit", b'"%b";r=%d;t=%d' % (name, left, seconds)),
+        )
+        if not self._legacy:
+            return fields
+        return (
+            *fields,
+            (b"x-ratelimit-limit", b"%d" % quota.amount),
+            (b"x-ratelimit-remaining", b"%d" % left),
+            (b"x-ratelimit-reset", b"%d" % seconds),
+        )
+
+    def on_complete(self, exchange: Exchange) -> None:
+        state = exchange.throttled
+        if state is None or state.decision is None or not state.decision.admitted:
+            return
+        held = [charge for charge in state.charges if charge.holds]
+        if held:
+            self._settle(state, held, state.counts)
+
+    def _settle(self, state: Throttled, held: list[Charge], counts: set[str]) -> None:
+        for counted in (True, False):
+            some = [charge for charge in held if (charge.quota.name in counts) is counted]
+            if some:
+                self._limiter.settle(some, state.reservation, counts=counted)
+
+    def _forget(self, state: Throttled) -> None:
+        """The client had gone when the decision came: what it holds is given back."""
+        held = [charge for charge in state.charges if charge.holds]
+        if held and state.decision is not None and state.decision.admitted:
+            self._settle(state, held, set())

@@ -1,0 +1,174 @@
+"""Limits and identity of a policy, made into what the filters run with."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
+
+from proxy.addresses import Networks
+from proxy.exchange import Exchange
+from proxy.filter import Mode, OnVerdict, Rule
+from proxy.filters.identity import Tokens
+from proxy.filters.throttle import KeyPart, Limit
+from proxy.headers import Headers
+from proxy.policy.model import JwtModel, LimitModel
+from proxy.throttle.charge import Quota, Strategy
+
+STRATEGIES = {
+    "fixed-window": Strategy.FIXED,
+    "moving-window": Strategy.MOVING,
+    "sliding-window-counter": Strategy.SLIDING,
+    "token-bucket": Strategy.BUCKET,
+}
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+COUNTS: dict[str, Callable[[int], bool]] = {
+    "failures": lambda status: 400 <= status < 500,
+    "errors": lambda status: status >= 500,
+    "misses": lambda status: status == 404,
+}
+LETTERS = {1_000: "1s", 60_000: "1m", 3_600_000: "1h", 86_400_000: "1d"}
+
+
+def limit_of(name: str, model: LimitModel, on_verdict: OnVerdict) -> Limit:
+    """`name` is the rule's whole name, and what its counters are called in the store."""
+    shadows = model.mode == "shadow"
+
+    def quotas(rates: list[tuple[int, int]], *, shadow: bool, suffix: str = "") -> tuple[Quota, ...]:
+        return tuple(
+            Quota(
+                name + suffix + (f"-{LETTERS.get(window, f'{window // 1000}s')}" if len(rates) > 1 else ""),
+                STRATEGIES[model.strategy],
+                amount,
+                window,
+                reserve=model.count != "all",
+                lease=int(model.lease * 1000),
+                shadow=shadow,
+                on_store_failure=model.on_store_failure,
+            )
+            for amount, window in rates
+        )
+
+    if model.concurrent is not None:
+        made: tuple[Quota, ...] = (
+            Quota(
+                name,
+                Strategy.CONCURRENT,
+                model.concurrent,
+                0,
+                lease=int(model.lease * 1000),
+                shadow=shadows,
+                on_store_failure=model.on_store_failure,
+            ),
+        )
+    else:
+        made = quotas(model.limit or [], shadow=shadows)
+        made += quotas(model.trial or [], shadow=True, suffix=".trial")
+    tiers = model.tiers
+    return Limit(
+        rule=Rule(name, Mode(model.mode), on_verdict),
+        trial=Rule(name if shadows else f"{name}.trial", Mode.SHADOW, on_verdict),
+        quotas=made,
+        key=tuple(_part(one) for one in model.key),
+        scope=name.encode(),
+        costs=_costs(model),
+        exempt=Networks(model.exempt),
+        tier_claim=tiers.claim if tiers else "",
+        tiers={value: quotas(rates, shadow=shadows) for value, rates in tiers.limits.items()} if tiers else {},
+        counts=COUNTS.get(model.count),
+    )
+
+
+def _costs(model: LimitModel) -> dict[bytes, int]:
+    """By method; the empty method is any other. A method that the rule does not match costs nothing."""
+    given: dict[str, int] = {"default": 1}
+    given.update({"default": model.cost} if isinstance(model.cost, int) else dict(model.cost.items()))
+    costs = {method.encode(): given.get(method, given["default"]) for method in METHODS}
+    costs[b""] = given["default"]
+    if model.methods:
+        matched = {method.encode() for method in model.methods}
+        costs = {method: cost if method in matched else 0 for method, cost in costs.items()}
+    return costs
+
+
+def _part(key: str) -> KeyPart:
+    kind, _, name = key.partition(":")
+    if key.startswith("ip"):
+        return _address(int(key[3:] or 64))
+    if kind == "user":
+        return lambda exchange: exchange.user.encode() or None
+    if kind == "claim":
+        return lambda exchange: _text((exchange.claims or {}).get(name))
+    if kind == "route":
+        return lambda exchange: exchange.route.label if exchange.route else b""
+    if kind == "method":
+        return lambda exchange: exchange.method
+    if kind == "const":
+        constant = name.encode()
+        return lambda exchange: constant
+    if kind == "param":
+        return lambda exchange: exchange.route.parameters(exchange.path).get(name) if exchange.route else None
+    wanted = name.lower().encode()
+    if kind == "cookie":
+        return lambda exchange: _cookie(exchange.headers, name.encode())
+    return lambda exchange: exchange.headers.index.get(wanted)
+
+
+def _text(claim: object) -> bytes | None:
+    return str(claim).encode() if isinstance(claim, str | int) and claim != "" else None
+
+
+def _address(prefix: int) -> KeyPart:
+    """The client's address, an IPv6 one by its network: a household has a /64 to itself (RFC 6177)."""
+
+    def part(exchange: Exchange) -> bytes:
+        client = exchange.client
+        if ":" in client:
+            client = str(ipaddress.IPv6Network((client, prefix), strict=False))
+        return client.encode()
+
+    return part
+
+
+def _cookie(headers: Headers, name: bytes) -> bytes | None:
+    for line in headers.all(b"cookie"):
+        for pair in line.split(b";"):
+            key, _, value = pair.strip().partition(b"=")
+            if key == name:
+                return value
+    return None
+
+
+def tokens_of(model: JwtModel) -> Tokens:
+    """Raises ValueError where the keys can't be read or used."""
+    if model.secret is not None:
+        keys = KeySet([OctKey.import_key(model.secret.get_secret_value())])
+    else:
+        keys = _keys(Path(model.keys_file or ""))
+    return Tokens(keys, tuple(model.algorithms), model.issuer, model.audience, model.skew, model.user_claim)
+
+
+def _keys(path: Path) -> KeySet:
+    """A JWKS document, or one public key as PEM."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ValueError(f"{path} can't be read: {reason}") from None
+    if text.lstrip().startswith("{"):
+        try:
+            keys = KeySet.import_key_set(json.loads(text))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no JWKS document: {type(error).__name__}") from None
+        if any(isinstance(key, OctKey) for key in keys.keys):
+            raise ValueError(f"{path} holds a symmetric key; those go into secret")
+        return keys
+    for kind in (RSAKey, ECKey, OKPKey):
+        try:
+            return KeySet([kind.import_key(text)])
+        except (ValueError, TypeError):
+            continue
+    raise ValueError(f"{path} is neither a JWKS document nor a public key in PEM")

@@ -1,0 +1,229 @@
+"""Redis stopped, frozen, slow, full, with another password, flushed: what becomes of limits, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import redis.asyncio as redis
+
+from stack import servers
+from stack.process import ServerProcess
+from tests.conftest import Served, Start
+from tests.wire import ScriptedUpstream
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+LIMITS = "{few: {limit: 3/1h, strategy: fixed-window}}"
+
+
+class Valkey:
+    def __init__(self, data: Path, *arguments: str) -> None:
+        self.port = servers.free_port()
+        self._data = data
+        self._arguments = arguments
+        self.process = self._new()
+
+    def _new(self) -> ServerProcess:
+        return ServerProcess(servers.valkey(self.port, self._data, *self._arguments))
+
+    async def start(self) -> None:
+        self.process = self._new()
+        await self.process.start()
+
+    def policy(self, timeout: str = "20ms", password: str = "") -> str:
+        return f'redis: {{url: "redis://{password}127.0.0.1:{self.port}", timeout: {timeout}}}\n'
+
+
+@pytest.fixture
+async def start_valkey(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Valkey]]]:
+    """`await start_valkey(*arguments)`; what still runs at the end is ended."""
+    running: list[Valkey] = []
+
+    async def start(*arguments: str) -> Valkey:
+        made = Valkey(tmp_path / f"valkey{len(running)}", *arguments)
+        running.append(made)
+        await made.start()
+        return made
+
+    yield start
+    for made in running:
+        made.process.signal(signal.SIGCONT)
+        await made.process.stop()
+
+
+@pytest.fixture
+async def valkey(start_valkey: Callable[..., Awaitable[Valkey]]) -> Valkey:
+    return await start_valkey()
+
+
+async def ask(served: Served, times: int) -> list[int]:
+    wire = await served.connect()
+    found = []
+    for _ in range(times):
+        wire.send(GET)
+        found.append((await wire.answer())[0])
+    wire.close()
+    return found
+
+
+async def until(served: Served, *, available: bool) -> None:
+    limiting = served.proxy.limiting
+    assert limiting is not None
+    async with asyncio.timeout(10):
+        while limiting.store.available is not available:
+            await asyncio.sleep(0.01)
+
+
+async def test_stopped_the_share_holds_and_is_charged_when_it_is_back(
+    serve: Start, upstream: ScriptedUpstream, valkey: Valkey
+) -> None:
+    served = await serve(upstream.port, more=valkey.policy(), limits=LIMITS)
+    assert await ask(served, 1) == [200]
+    await valkey.process.stop()
+    await until(served, available=False)
+    assert served.proxy.degraded
+    assert await ask(served, 4) == [200, 200, 200, 429]
+    await valkey.start()
+    await until(served, available=True)
+    assert not served.proxy.degraded
+    assert await ask(served, 1) == [429]
+    assert served.proxy.limiting is not None
+    assert served.proxy.limiting.decisions["local"] == 4
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"), [("open", [200] * 5), ("closed", [429] * 5), ("local", [200] * 3 + [429] * 2)]
+)
+async def test_each_rule_says_what_holds_without_it(
+    serve: Start, upstream: ScriptedUpstream, how: str, expected: list[int]
+) -> None:
+    limits = f"{{few: {{limit: 3/1h, on_store_failure: {how}}}}}"
+    served = await serve(upstream.port, more='redis: {url: "redis://127.0.0.1:1"}\n', limits=limits)
+    assert await ask(served, 5) == expected
+
+
+async def test_frozen_costs_its_deadline_and_then_nothing(
+    serve: Start, upstream: ScriptedUpstream, valkey: Valkey
+) -> None:
+    served = await serve(upstream.port, more=valkey.policy("50ms"), limits="{many: {limit: 1000/1h}}")
+    await ask(served, 1)
+    valkey.process.signal(signal.SIGSTOP)
+    began = time.perf_counter()
+    assert await ask(served, 1) == [200]
+    assert 0.04 < time.perf_counter() - began < 0.5
+    await ask(served, 5)
+    await until(served, available=False)
+    began = time.perf_counter()
+    assert await ask(served, 20) == [200] * 20
+    assert time.perf_counter() - began < 0.5
+    valkey.process.signal(signal.SIGCONT)
+    await until(served, available=True)
+    assert await ask(served, 1) == [200]
+    limiting = served.proxy.limiting
+    assert limiting is not None
+    assert limiting.store.stats.failures["deadline"] >= 5
+
+
+async def test_slow_within_its_deadline_decides(serve: Start, upstream: ScriptedUpstream, valkey: Valkey) -> None:
+    served = await serve(upstream.port, more=valkey.policy("2s"), limits=LIMITS)
+    async with redis.Redis(port=valkey.port, protocol=2) as client:
+        for expected in (200, 200, 200, 429):
+            await client.client_pause(40)
+            began = time.perf_counter()
+            assert await ask(served, 1) == [expected]
+            assert time.perf_counter() - began > 0.02
+    assert served.proxy.limiting is not None
+    assert served.proxy.limiting.decisions == {"redis": 4, "local": 0}
+
+
+async def test_full_falls_back_decision_by_decision(
+    serve: Start, upstream: ScriptedUpstream, start_valkey: Callable[..., Awaitable[Valkey]]
+) -> None:
+    valkey = await start_valkey("--maxmemory", "4mb", "--maxmemory-policy", "noeviction")
+    served = await serve(upstream.port, more=valkey.policy("2s"), limits=LIMITS)
+    async with redis.Redis(port=valkey.port, protocol=2) as client:
+        for size in (100_000, 10_000, 1_000, 100):
+            with contextlib.suppress(redis.ResponseError):
+                for number in range(2000):
+                    await client.set(f"filler{size}.{number}", b"x" * size)
+        await client.config_set("maxmemory", "1mb")
+        assert await ask(served, 4) == [200, 200, 200, 429]
+        limiting = served.proxy.limiting
+        assert limiting is not None
+        assert limiting.decisions["local"] == 4
+        assert limiting.store.stats.failures["oom"] == 4
+        await client.config_set("maxmemory", "100mb")
+        assert await ask(served, 1) == [200]
+        assert limiting.decisions["redis"] == 1
+
+
+async def test_another_password_is_told_without_it(
+    serve: Start, upstream: ScriptedUpstream, valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = redis.Redis(port=valkey.port, protocol=2)
+    await client.config_set("requirepass", "the-right-one")
+    served = await serve(upstream.port, more=valkey.policy(password=":wr0ng-one@"), limits=LIMITS)
+    assert await ask(served, 4) == [200, 200, 200, 429]
+    assert served.proxy.degraded
+    assert "WRONGPASS" in caplog.text
+    assert "wr0ng-one" not in caplog.text
+    right = await serve(upstream.port, more=valkey.policy("2s", ":the-right-one@"), limits=LIMITS)
+    assert not right.proxy.degraded
+    await client.aclose()
+
+
+async def test_flushed_scripts_are_loaded_again_and_counters_begin_anew(
+    serve: Start, upstream: ScriptedUpstream, valkey: Valkey
+) -> None:
+    served = await serve(upstream.port, more=valkey.policy("2s"), limits=LIMITS)
+    assert await ask(served, 4) == [200, 200, 200, 429]
+    client = redis.Redis(port=valkey.port, protocol=2)
+    await client.script_flush()
+    await client.flushall()
+    await client.aclose()
+    assert await ask(served, 4) == [200, 200, 200, 429]
+    assert served.proxy.limiting is not None
+    assert served.proxy.limiting.decisions == {"redis": 8, "local": 0}
+
+
+@pytest.mark.parametrize("strategy", ["fixed-window", "moving-window", "sliding-window-counter", "token-bucket"])
+async def test_three_sidecars_admit_no_more_than_one_limit(
+    serve: Start, upstream: ScriptedUpstream, valkey: Valkey, strategy: str
+) -> None:
+    limits = f"{{all: {{limit: 50/1h, strategy: {strategy}, key: [const:everyone]}}}}"
+    proxies = [await serve(upstream.port, more=valkey.policy("5s"), limits=limits) for _ in range(3)]
+    found = await asyncio.gather(*(ask(served, 10) for served in proxies for _ in range(4)))
+    seen = [status for statuses in found for status in statuses]
+    assert (seen.count(200), seen.count(429)) == (50, 70)
+
+
+async def test_sidecars_know_of_each_other(serve: Start, upstream: ScriptedUpstream, valkey: Valkey) -> None:
+    proxies = [await serve(upstream.port, more=valkey.policy("5s"), limits="{all: {limit: 9/1h}}") for _ in range(3)]
+    last = proxies[-1].proxy.limiting
+    assert last is not None
+    async with asyncio.timeout(5):
+        while last.peers != 3:
+            await asyncio.sleep(0.01)
+    await valkey.process.stop()
+    await until(proxies[-1], available=False)
+    assert await ask(proxies[-1], 4) == [200, 200, 200, 429]
+
+
+async def test_nothing_of_a_person_is_in_the_keys(serve: Start, upstream: ScriptedUpstream, valkey: Valkey) -> None:
+    served = await serve(upstream.port, more=valkey.policy("5s"), limits="{all: {limit: 9/1h, key: [ip, header:x-a]}}")
+    await served.ask(b"GET / HTTP/1.1\r\nHost: a\r\nX-A: ada@example.com\r\n\r\n")
+    client = redis.Redis(port=valkey.port, protocol=2)
+    keys = [key.decode() async for key in client.scan_iter()]
+    ages = [await client.pttl(key) for key in keys]
+    await client.aclose()
+    counters = [key for key in keys if not key.endswith(":peers")]
+    assert len(counters) == 1
+    assert "127.0.0.1" not in counters[0]
+    assert "ada" not in counters[0]
+    assert counters[0].startswith("simplepro:{")
+    assert all(age > 0 for age in ages)
