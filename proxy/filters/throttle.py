@@ -20,6 +20,7 @@ from proxy.filter import Filter, Rule
 from proxy.rejection import RateLimited
 from proxy.throttle.charge import Charge, Decision, Limiter, Outcome, Quota
 
+MAX_KNOWN = 10_000
 KeyPart = Callable[[Exchange], bytes | None]
 Wait = asyncio.Future[None] | None
 
@@ -42,6 +43,8 @@ class Limit:
     tier_claim: str = ""
     tiers: Mapping[str, tuple[Quota, ...]] = field(default_factory=dict)
     counts: Callable[[int], bool] | None = None
+    known: dict[tuple[object, ...], list[Charge]] = field(default_factory=dict)
+    """Charges of clients that came before, bounded by MAX_KNOWN; a hash and a key need not be made again."""
 
     def charges(self, exchange: Exchange) -> list[Charge]:
         cost = self.costs.get(exchange.method, self.costs[b""])
@@ -50,15 +53,22 @@ class Limit:
         quotas = self.quotas
         if self.tiers and exchange.claims is not None:
             quotas = self.tiers.get(str(exchange.claims.get(self.tier_claim)), quotas)
-        identity = self._identity(exchange)
-        return [Charge(quota, identity, cost) for quota in quotas]
-
-    def _identity(self, exchange: Exchange) -> str:
-        """A hash: no address, name or token is written to the store. A part that is missing is the client's address,
-        so that leaving a header out is no way around."""
         parts = [part(exchange) for part in self.key]
         if None in parts:
             parts.append(exchange.client.encode())
+        who = (id(quotas), cost, *parts)
+        made = self.known.get(who)
+        if made is None:
+            identity = self._identity(parts)
+            made = [Charge(quota, identity, cost) for quota in quotas]
+            if len(self.known) >= MAX_KNOWN:
+                self.known.clear()
+            self.known[who] = made
+        return made
+
+    def _identity(self, parts: list[bytes | None]) -> str:
+        """A hash: no address, name or token is written to the store. A part that is missing is the client's address,
+        so that leaving a header out is no way around."""
         digest = blake2b(self.scope, digest_size=12)
         for one in parts:
             digest.update(b"\x00" if one is None else b"\x01%d:%b" % (len(one), one))
@@ -89,7 +99,7 @@ class Throttled:
 
 
 class Throttle(Filter):
-    __slots__ = ("_legacy", "_limiter", "_limits", "_loop", "_made", "_name", "usage")
+    __slots__ = ("_legacy", "_limiter", "_limits", "_loop", "_made", "_name", "_told", "usage")
 
     def __init__(
         self, limits: tuple[Limit, ...], limiter: Limiter, loop: asyncio.AbstractEventLoop, *, legacy: bool = False
@@ -100,6 +110,7 @@ class Throttle(Filter):
         self._legacy = legacy
         self._name = os.urandom(6).hex()
         self._made = 0
+        self._told: dict[Quota, tuple[bytes, bytes]] = {}
         self.usage: defaultdict[str, Usage] = defaultdict(Usage)
 
     def on_request(self, exchange: Exchange) -> Wait:
@@ -112,8 +123,7 @@ class Throttle(Filter):
                 limits += [limit] * len(made)
         if not charges:
             return None
-        self._made += 1
-        exchange.throttled = state = Throttled(limits, charges, f"{self._name}.{self._made}")
+        exchange.throttled = state = Throttled(limits, charges, self._reservation(charges))
         waiting: Wait = None
 
         def decided(decision: Decision) -> None:
@@ -136,6 +146,14 @@ class Throttle(Filter):
             return None
         waiting = self._loop.create_future()
         return waiting
+
+    def _reservation(self, charges: list[Charge]) -> str:
+        """A name that nobody else has, where one is needed; a request id is the client's to choose."""
+        for charge in charges:
+            if charge.holds:
+                self._made += 1
+                return f"{self._name}.{self._made}"
+        return "-"
 
     def _judge(self, exchange: Exchange, state: Throttled) -> None:
         """Count, and refuse through the rule that denied; of several, the one that denies for longest."""
@@ -190,12 +208,9 @@ class Throttle(Filter):
 
     def _fields(self, charge: Charge, outcome: Outcome, left: int) -> tuple[tuple[bytes, bytes], ...]:
         quota = charge.quota
-        name, seconds = quota.name.encode(), ceil(max(outcome.reset, outcome.retry) / 1000)
-        window = b";w=%d" % (quota.window // 1000) if quota.window else b';qu="concurrent-requests"'
-        fields = (
-            (b"ratelimit-policy", b'"%b";q=%d%b' % (name, quota.amount, window)),
-            (b"ratelimit", b'"%b";r=%d;t=%d' % (name, left, seconds)),
-        )
+        seconds = -(-max(outcome.reset, outcome.retry) // 1000)
+        name, policy = self._told.get(quota) or self._tell(quota)
+        fields = ((b"ratelimit-policy", policy), (b"ratelimit", b"%b;r=%d;t=%d" % (name, left, seconds)))
         if not self._legacy:
             return fields
         return (
@@ -204,6 +219,13 @@ class Throttle(Filter):
             (b"x-ratelimit-remaining", b"%d" % left),
             (b"x-ratelimit-reset", b"%d" % seconds),
         )
+
+    def _tell(self, quota: Quota) -> tuple[bytes, bytes]:
+        """The quota's name, and its policy, as the fields have them."""
+        name = b'"%b"' % quota.name.encode()
+        window = b";w=%d" % (quota.window // 1000) if quota.window else b';qu="concurrent-requests"'
+        self._told[quota] = told = (name, b"%b;q=%d%b" % (name, quota.amount, window))
+        return told
 
     def on_complete(self, exchange: Exchange) -> None:
         state = exchange.throttled

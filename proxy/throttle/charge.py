@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Strategy(IntEnum):
@@ -42,27 +42,28 @@ class Quota:
     """`local` (the sidecar's share decides), `open` (admit) or `closed` (refuse)."""
 
 
-@dataclass(frozen=True, slots=True)
 class Charge:
-    """`cost` units to be taken from the `quota` of whoever `identity` (a hash, 24 hexadecimal digits) stands for."""
+    """`cost` units to be taken from the `quota` of whoever `identity` (a hash, 24 hexadecimal digits) stands for.
 
-    quota: Quota
-    identity: str
-    cost: int = 1
+    Immutable, and kept for clients that come again; `wire` is for an adapter to keep its form of it.
+    """
 
-    @property
-    def holds(self) -> bool:
-        return self.quota.reserve or self.quota.strategy is Strategy.CONCURRENT
+    __slots__ = ("cost", "holds", "identity", "key", "quota", "wire")
 
-    @property
-    def key(self) -> str:
+    def __init__(self, quota: Quota, identity: str, cost: int = 1) -> None:
+        self.quota = quota
+        self.identity = identity
+        self.cost = cost
+        self.holds = quota.reserve or quota.strategy is Strategy.CONCURRENT
+        self.key = f"{{{identity}}}:{quota.name}:{int(quota.strategy)}:{quota.window}"
         """Without the amount: editing a limit's number keeps its counters. The braces are a Cluster's hash tag."""
-        quota = self.quota
-        return f"{{{self.identity}}}:{quota.name}:{int(quota.strategy)}:{quota.window}"
+        self.wire: tuple[bytes, bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"Charge({self.quota!r}, {self.identity!r}, {self.cost})"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """One quota's answer; times in milliseconds from now. `retry` is 0 where it admits."""
 
     admitted: bool
@@ -72,8 +73,7 @@ class Outcome:
     retry: int
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """`admitted` where every quota that is no shadow admits; only then anything was taken of any of them.
 
     `source` is `redis`, `local` (the store is away, the sidecar's share decided) or `none` (nobody did).

@@ -48,6 +48,7 @@ class RedisLimiter:
         self._prefix = prefix
         self._name = os.urandom(8).hex()
         self._owed: dict[str, tuple[Charge, int]] = {}
+        self._evalsha = b""
         self._heart: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -85,16 +86,26 @@ class RedisLimiter:
         store.ask(self._decide_command(charges, reservation), answered)
 
     def _decide_command(self, charges: Sequence[Charge], reservation: str, *, whole: bool = False) -> bytes:
-        keys: list[bytes | str | int] = []
-        arguments: list[bytes | str | int] = [-1, reservation]
+        """The script's call as it travels; what of it recurs with a charge is kept on the charge."""
+        keys: list[bytes] = []
+        arguments: list[bytes] = []
         for charge in charges:
-            quota = charge.quota
-            key = f"{self._prefix}:{charge.key}"
-            keys += (key, key + ":r")
-            flags = charge.holds + 2 * quota.shadow
-            arguments += (int(quota.strategy), quota.amount, quota.window, charge.cost, flags, quota.lease)
-        script = ("EVAL", DECIDE) if whole else ("EVALSHA", self.store.digests["decide"])
-        return pack(*script, len(keys), *keys, *arguments)
+            wire = charge.wire
+            if wire is None:
+                wire = charge.wire = self._wire(charge)
+            keys.append(wire[0])
+            arguments.append(wire[1])
+        count = len(charges)
+        script = b"$4\r\nEVAL\r\n" + _bulk(DECIDE) if whole else self._evalsha
+        head = b"*%d\r\n%b%b" % (5 + 8 * count, script, _bulk(2 * count))
+        return b"".join([head, *keys, b"$2\r\n-1\r\n", _bulk(reservation), *arguments])
+
+    def _wire(self, charge: Charge) -> tuple[bytes, bytes]:
+        quota = charge.quota
+        key = f"{self._prefix}:{charge.key}"
+        flags = charge.holds + 2 * quota.shadow
+        arguments = (int(quota.strategy), quota.amount, quota.window, charge.cost, flags, quota.lease)
+        return _bulk(key) + _bulk(key + ":r"), b"".join([_bulk(one) for one in arguments])
 
     def _alone(self, charges: Sequence[Charge], reservation: str) -> Decision:
         """Decide without the store, each quota by its `on_store_failure`."""
@@ -121,7 +132,7 @@ class RedisLimiter:
 
     def _share(self, charge: Charge) -> Charge:
         amount = max(1, ceil(charge.quota.amount / self.peers))
-        return replace(charge, quota=replace(charge.quota, amount=amount))
+        return Charge(replace(charge.quota, amount=amount), charge.identity, charge.cost)
 
     def _owe(self, charge: Charge) -> None:
         key = charge.key
@@ -153,10 +164,11 @@ class RedisLimiter:
 
     def _on_revived(self) -> None:
         """Say that we live, and charge what was admitted alone; its counters are the store's business again."""
+        self._evalsha = b"$7\r\nEVALSHA\r\n" + _bulk(self.store.digests["decide"])
         self._announce()
         owed, self._owed = self._owed, {}
         for charge, cost in owed.values():
-            whole = replace(charge, cost=min(cost, charge.quota.amount * self.peers))
+            whole = Charge(charge.quota, charge.identity, min(cost, charge.quota.amount * self.peers))
             if charge.quota.strategy is not Strategy.CONCURRENT:
                 self.store.ask(self._settle_command([whole], "-", "merge"), self._settled)
         self.fallback.clear()
@@ -176,10 +188,16 @@ class RedisLimiter:
             self.peers = max(1, reply)
 
 
+def _bulk(value: str | bytes | int) -> bytes:
+    """RESP's bulk string."""
+    data = value if isinstance(value, bytes) else str(value).encode()
+    return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
 _UNKNOWN = Outcome(True, 0, 0, 0)
 _CLOSED = Outcome(False, 0, 1000, 1000)
 
 
 def _decision(reply: list[int]) -> Decision:
-    rows = (reply[at : at + 4] for at in range(1, len(reply), 4))
-    return Decision(bool(reply[0]), tuple(Outcome(bool(row[0]), *row[1:]) for row in rows), "redis")
+    outcomes = tuple([Outcome(reply[at] == 1, *reply[at + 1 : at + 4]) for at in range(1, len(reply), 4)])
+    return Decision(reply[0] == 1, outcomes, "redis")

@@ -159,7 +159,7 @@ def test_editing_the_amount_keeps_the_counter() -> None:
     charge = Charge(Quota("a", Strategy.FIXED, 5, WINDOW), "1" * 24)
     for _ in range(3):
         model.decided([charge], "")
-    edited = replace(charge, quota=replace(charge.quota, amount=4))
+    edited = Charge(replace(charge.quota, amount=4), charge.identity)
     assert model.decided([edited], "").outcomes[0].remaining == 1
 
 
