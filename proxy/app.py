@@ -173,7 +173,8 @@ def _shared_limiter(policy: Policy) -> RedisLimiter | None:
     if policy.redis is None:
         return None
     address = StoreAddress.parse(policy.redis.url.get_secret_value())
-    return RedisLimiter(address, policy.redis.prefix, policy.redis.timeout)
+    nodes = tuple(policy.redis.nodes) or ((address.host, address.port),) if policy.redis.cluster else ()
+    return RedisLimiter(address, policy.redis.prefix, policy.redis.timeout, nodes)
 
 
 def _alone() -> LocalLimiter:

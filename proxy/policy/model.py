@@ -103,9 +103,15 @@ class AccessLogModel(Model):
 
 
 class RedisModel(Model):
-    """Where shared state lives. `timeout` is what a request waits at most; `prefix` keeps deployments apart."""
+    """Where shared state lives. `timeout` is what a request waits at most; `prefix` keeps deployments apart.
+
+    Of a `cluster`, `nodes` are some that are asked for the others; `url` then only says user, password and TLS, and is
+    the one node asked where `nodes` is empty.
+    """
 
     url: Secret
+    cluster: bool = False
+    nodes: Annotated[list[Address], BeforeValidator(listed)] = []
     timeout: Duration = 0.02
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")] = "simplepro"
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from hashlib import sha1
 from math import ceil
 
 import hiredis
 
 from proxy.throttle.charge import Charge, Decision, OnDecision, Outcome, Strategy
+from proxy.throttle.cluster import ClusterStore, slot_of
 from proxy.throttle.local import LocalLimiter
 from proxy.throttle.script import DECIDE, SETTLE
 from proxy.throttle.store import Reply, Store, StoreAddress, StoreError, pack
@@ -39,8 +41,14 @@ return redis.call('ZCARD', KEYS[1])
 class RedisLimiter:
     """`prefix` keeps deployments on one server apart. `peers` is the last known number of live sidecars."""
 
-    def __init__(self, address: StoreAddress, prefix: str, deadline: float) -> None:
-        self.store = Store(address, deadline, {"decide": DECIDE, "settle": SETTLE, "peers": PEERS})
+    def __init__(
+        self, address: StoreAddress, prefix: str, deadline: float, nodes: tuple[tuple[str, int], ...] = ()
+    ) -> None:
+        """With `nodes` the store is a Cluster, and `address` only says who we are to it."""
+        self.store: Store | ClusterStore = (
+            ClusterStore(nodes, address, deadline, SCRIPTS) if nodes else Store(address, deadline, SCRIPTS)
+        )
+        self._whole = not nodes
         self.store.on_revived = self._on_revived
         self.peers = 1
         self.fallback = LocalLimiter(lambda: time.monotonic() * 1000)
@@ -48,7 +56,6 @@ class RedisLimiter:
         self._prefix = prefix
         self._name = os.urandom(8).hex()
         self._owed: dict[str, tuple[Charge, int]] = {}
-        self._evalsha = b""
         self._heart: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -69,21 +76,39 @@ class RedisLimiter:
         store = self.store
         if not store.available:
             store.stats.failed("away")
-            then(self._alone(charges, reservation))
+            then(self.decided_alone(charges, reservation))
             return
+
+        groups = [] if self._whole else _by_identity(charges)
+        if len(groups) > 1:
+            _Together(self, charges, groups, reservation, then).start()
+            return
+
+        def answered(decision: Decision | None) -> None:
+            if decision is None:
+                then(self.decided_alone(charges, reservation))
+            else:
+                self.decisions["redis"] += 1
+                then(decision)
+
+        self.ask_one(charges, reservation, answered)
+
+    def ask_one(self, charges: Sequence[Charge], reservation: str, then: Callable[[Decision | None], None]) -> None:
+        """Decide charges whose keys share a slot; None where the store does not answer."""
+        store = self.store
+        slot = 0 if self._whole else slot_of(f"{self._prefix}:{charges[0].key}")
 
         def answered(reply: Reply) -> None:
             if isinstance(reply, list):
-                self.decisions["redis"] += 1
                 then(_decision(reply))
             elif isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
-                store.ask(self._decide_command(charges, reservation, whole=True), answered)
+                store.ask(self._decide_command(charges, reservation, whole=True), answered, slot)
             else:
                 if not isinstance(reply, StoreError):
                     store.stats.failed(str(reply).split(" ", 1)[0].lower())
-                then(self._alone(charges, reservation))
+                then(None)
 
-        store.ask(self._decide_command(charges, reservation), answered)
+        store.ask(self._decide_command(charges, reservation), answered, slot)
 
     def _decide_command(self, charges: Sequence[Charge], reservation: str, *, whole: bool = False) -> bytes:
         """The script's call as it travels; what of it recurs with a charge is kept on the charge."""
@@ -96,7 +121,7 @@ class RedisLimiter:
             keys.append(wire[0])
             arguments.append(wire[1])
         count = len(charges)
-        script = b"$4\r\nEVAL\r\n" + _bulk(DECIDE) if whole else self._evalsha
+        script = b"$4\r\nEVAL\r\n" + _bulk(DECIDE) if whole else _EVALSHA
         head = b"*%d\r\n%b%b" % (5 + 8 * count, script, _bulk(2 * count))
         return b"".join([head, *keys, b"$2\r\n-1\r\n", _bulk(reservation), *arguments])
 
@@ -105,9 +130,9 @@ class RedisLimiter:
         key = f"{self._prefix}:{charge.key}"
         flags = charge.holds + 2 * quota.shadow
         arguments = (int(quota.strategy), quota.amount, quota.window, charge.cost, flags, quota.lease)
-        return _bulk(key) + _bulk(key + ":r"), b"".join([_bulk(one) for one in arguments])
+        return _bulk(key) + _bulk(_holds_of(key, charge)), b"".join([_bulk(one) for one in arguments])
 
-    def _alone(self, charges: Sequence[Charge], reservation: str) -> Decision:
+    def decided_alone(self, charges: Sequence[Charge], reservation: str) -> Decision:
         """Decide without the store, each quota by its `on_store_failure`."""
         self.decisions["local"] += 1
         shares = [self._share(charge) for charge in charges if charge.quota.on_store_failure == "local"]
@@ -143,17 +168,28 @@ class RedisLimiter:
     def settle(self, charges: Sequence[Charge], reservation: str, *, counts: bool) -> None:
         self.fallback.settle([self._share(charge) for charge in charges], reservation, counts=counts)
         if self.store.available:
-            self.store.ask(self._settle_command(charges, reservation, "take" if counts else "drop"), self._settled)
+            for group in [charges] if self._whole else _by_identity(charges):
+                self.send_settlement(group, reservation, "take" if counts else "drop")
 
-    def _settle_command(self, charges: Sequence[Charge], reservation: str, mode: str) -> bytes:
+    def send_settlement(self, charges: Sequence[Charge], reservation: str, mode: str) -> None:
+        """`charges` share a slot."""
+        store = self.store
         keys: list[str] = []
         arguments: list[bytes | str | int] = [-1, reservation, mode]
         for charge in charges:
             key = f"{self._prefix}:{charge.key}"
-            keys += (key, key + ":r")
+            keys += (key, key if mode == "merge" else key + ":r")
             quota = charge.quota
             arguments += (int(quota.strategy), quota.amount, quota.window, charge.cost)
-        return pack("EVALSHA", self.store.digests["settle"], len(keys), *keys, *arguments)
+        slot = 0 if self._whole else slot_of(keys[0])
+
+        def answered(reply: Reply) -> None:
+            if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
+                store.ask(pack("EVAL", SETTLE, len(keys), *keys, *arguments), self._settled, slot)
+            else:
+                self._settled(reply)
+
+        store.ask(pack("EVALSHA", _SHA["settle"], len(keys), *keys, *arguments), answered, slot)
 
     def _settled(self, reply: Reply) -> None:
         """A settlement that failed costs nothing but its lease's time."""
@@ -164,13 +200,12 @@ class RedisLimiter:
 
     def _on_revived(self) -> None:
         """Say that we live, and charge what was admitted alone; its counters are the store's business again."""
-        self._evalsha = b"$7\r\nEVALSHA\r\n" + _bulk(self.store.digests["decide"])
         self._announce()
         owed, self._owed = self._owed, {}
         for charge, cost in owed.values():
             whole = Charge(charge.quota, charge.identity, min(cost, charge.quota.amount * self.peers))
             if charge.quota.strategy is not Strategy.CONCURRENT:
-                self.store.ask(self._settle_command([whole], "-", "merge"), self._settled)
+                self.send_settlement([whole], "-", "merge")
         self.fallback.clear()
 
     async def _beat(self) -> None:
@@ -180,12 +215,93 @@ class RedisLimiter:
                 self._announce()
 
     def _announce(self) -> None:
-        digest, key = self.store.digests["peers"], f"{self._prefix}:peers"
-        self.store.ask(pack("EVALSHA", digest, 1, key, self._name, PEER_LIVES_MS), self._on_peers)
+        key = f"{self._prefix}:peers"
+        self.store.ask(pack("EVAL", PEERS, 1, key, self._name, PEER_LIVES_MS), self._on_peers, slot_of(key))
 
     def _on_peers(self, reply: Reply) -> None:
         if isinstance(reply, int):
             self.peers = max(1, reply)
+
+
+class _Together:
+    """One decision whose keys live on several nodes: everything is held first, and taken once all nodes admit.
+
+    So no node ever takes what another denies; a sidecar that dies in between loses its holds with their lease.
+    """
+
+    LEASE = 5_000
+
+    def __init__(
+        self,
+        limiter: RedisLimiter,
+        charges: Sequence[Charge],
+        groups: list[list[Charge]],
+        reservation: str,
+        then: OnDecision,
+    ) -> None:
+        self._limiter = limiter
+        self._charges = charges
+        self._groups = groups
+        self._reservation = reservation if reservation != "-" else os.urandom(9).hex()
+        self._then = then
+        self._left = len(groups)
+        self._outcomes: dict[int, Outcome] = {}
+        self._held: list[list[Charge]] = []
+        self._admitted = True
+        self._away = False
+
+    def start(self) -> None:
+        for group in self._groups:
+            self._limiter.ask_one([self._holding(one) for one in group], self._reservation, self._on_answer(group))
+
+    def _holding(self, charge: Charge) -> Charge:
+        if charge.holds:
+            return charge
+        return Charge(replace(charge.quota, reserve=True, lease=self.LEASE), charge.identity, charge.cost)
+
+    def _on_answer(self, group: list[Charge]) -> Callable[[Decision | None], None]:
+        def answered(decision: Decision | None) -> None:
+            self._left -= 1
+            if decision is None:
+                self._away = True
+            else:
+                self._admitted = self._admitted and decision.admitted
+                if decision.admitted:
+                    self._held.append(
+                        [one for one, said in zip(group, decision.outcomes, strict=True) if said.admitted]
+                    )
+                self._outcomes |= {id(one): said for one, said in zip(group, decision.outcomes, strict=True)}
+            if not self._left:
+                self._finish()
+
+        return answered
+
+    def _finish(self) -> None:
+        """Take or give back; a charge that holds by itself stays held until its exchange ends."""
+        taken = self._admitted and not self._away
+        for group in self._held:
+            some = [one for one in group if not (taken and one.holds)]
+            if some:
+                self._limiter.send_settlement(some, self._reservation, "take" if taken else "drop")
+        if self._away:
+            self._then(self._limiter.decided_alone(self._charges, self._reservation))
+        else:
+            self._limiter.decisions["redis"] += 1
+            outcomes = tuple([self._outcomes[id(one)] for one in self._charges])
+            self._then(Decision(self._admitted, outcomes, "redis"))
+
+
+def _by_identity(charges: Sequence[Charge]) -> list[list[Charge]]:
+    """Charges of one identity have one hash tag, so one slot."""
+    groups: dict[str, list[Charge]] = {}
+    for charge in charges:
+        groups.setdefault(charge.identity, []).append(charge)
+    return list(groups.values())
+
+
+def _holds_of(key: str, charge: Charge) -> str:
+    """Where nothing is held the counter's key stands twice: a migrating slot answers only for keys that exist."""
+    return key + ":r" if charge.holds else key
 
 
 def _bulk(value: str | bytes | int) -> bytes:
@@ -194,6 +310,9 @@ def _bulk(value: str | bytes | int) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
+SCRIPTS = {"decide": DECIDE, "settle": SETTLE}
+_SHA = {name: sha1(script.encode(), usedforsecurity=False).hexdigest() for name, script in SCRIPTS.items()}
+_EVALSHA = b"$7\r\nEVALSHA\r\n" + _bulk(_SHA["decide"])
 _UNKNOWN = Outcome(True, 0, 0, 0)
 _CLOSED = Outcome(False, 0, 1000, 1000)
 

@@ -25,14 +25,14 @@ class Counter:
         self.tat = 0.0
         self.times: list[float] = []
         self.expires = float("inf")
-        self.reserved: dict[str, float] = {}
+        self.reserved: dict[str, tuple[float, int]] = {}
 
     def held(self, now: float) -> int:
         """Units reserved by exchanges whose lease still runs."""
         if self.reserved:
-            for name in [name for name, until in self.reserved.items() if until <= now]:
+            for name in [name for name, (until, _) in self.reserved.items() if until <= now]:
                 del self.reserved[name]
-        return len(self.reserved)
+        return sum(cost for _, cost in self.reserved.values())
 
 
 def look(counter: Counter, charge: Charge, now: float) -> Outcome:
@@ -133,7 +133,7 @@ class LocalLimiter:
                 if not outcome.admitted:
                     continue
                 if charge.holds:
-                    counter.reserved[reservation] = now + charge.quota.lease
+                    counter.reserved[reservation] = (now + charge.quota.lease, charge.cost)
                 else:
                     take(counter, charge, now)
         return Decision(admitted, outcomes, "local")

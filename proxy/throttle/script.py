@@ -143,7 +143,10 @@ if admitted == 1 then
     if fits[i] == 1 then
       if tonumber(ARGV[at + 4]) % 2 == 1 then
         local lease = tonumber(ARGV[at + 5])
-        redis.call('ZADD', KEYS[2 * i], string.format('%.3f', now + lease), reservation)
+        local _, _, _, cost = charge(at)
+        for unit = 1, cost do
+          redis.call('ZADD', KEYS[2 * i], string.format('%.3f', now + lease), reservation .. ':' .. unit)
+        end
         redis.call('PEXPIRE', KEYS[2 * i], lease)
       else
         local kind, amount, window, cost = charge(at)
@@ -165,9 +168,12 @@ SETTLE = (
 local mode = ARGV[3]
 for i = 1, #KEYS / 2 do
   local at = 4 + (i - 1) * 4
-  local held = mode == 'merge' and 1 or redis.call('ZREM', KEYS[2 * i], reservation)
-  if held == 1 and mode ~= 'drop' then
-    local kind, amount, window, cost = charge(at)
+  local kind, amount, window, cost = charge(at)
+  local held = mode == 'merge' and 1 or 0
+  if mode ~= 'merge' then
+    for unit = 1, cost do held = held + redis.call('ZREM', KEYS[2 * i], reservation .. ':' .. unit) end
+  end
+  if held > 0 and mode ~= 'drop' then
     take(kind, KEYS[2 * i - 1], amount, window, cost)
   end
 end

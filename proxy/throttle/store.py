@@ -127,7 +127,9 @@ class Store:
     `deadline` is seconds. `on_revived` is called whenever the server is back.
     """
 
-    def __init__(self, address: StoreAddress, deadline: float, scripts: dict[str, str]) -> None:
+    def __init__(
+        self, address: StoreAddress, deadline: float, scripts: dict[str, str], stats: StoreStats | None = None
+    ) -> None:
         self._address = address
         self._deadline = deadline
         self._scripts = scripts
@@ -140,13 +142,17 @@ class Store:
         self._closed = False
         self._told = ""
         self._tried = asyncio.Event()
-        self.digests: dict[str, bytes] = {}
-        self.stats = StoreStats()
+        self.stats = stats or StoreStats()
         self.on_revived: Callable[[], None] = lambda: None
 
     @property
     def available(self) -> bool:
         return self._link is not None
+
+    @property
+    def pending(self) -> int:
+        """Commands that wait for an answer."""
+        return len(self._link.pending) if self._link else 0
 
     def start(self) -> None:
         self._revive()
@@ -155,8 +161,8 @@ class Store:
         """Wait until the first attempt to connect has ended, however it did."""
         await self._tried.wait()
 
-    def ask(self, command: bytes, then: OnReply) -> None:
-        """`then` gets the answer, or a StoreError; at once where the store is away."""
+    def ask(self, command: bytes, then: OnReply, slot: int = 0) -> None:
+        """`then` gets the answer, or a StoreError; at once where the store is away. `slot` is for a Cluster."""
         link = self._link
         if link is None or len(link.pending) >= MAX_PENDING:
             self.stats.failed("away" if link is None else "queue")
@@ -250,8 +256,8 @@ class Store:
                 await self._asked(link, "AUTH", *user, address.password)
             if address.database:
                 await self._asked(link, "SELECT", str(address.database))
-            for name, script in self._scripts.items():
-                self.digests[name] = await self._asked(link, "SCRIPT", "LOAD", script)
+            for script in self._scripts.values():
+                await self._asked(link, "SCRIPT", "LOAD", script)
         except BaseException:
             link.transport.abort()
             raise

@@ -218,7 +218,7 @@ async def settled(served: Served) -> None:
     limiting = served.proxy.limiting
     if limiting is not None:
         async with asyncio.timeout(5):
-            while limiting.store._link is not None and limiting.store._link.pending:
+            while limiting.store.pending:
                 await asyncio.sleep(0)
 
 

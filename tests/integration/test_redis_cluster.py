@@ -1,0 +1,163 @@
+"""A Cluster of six real servers under load: exact, and no error to a client while masters die and slots move."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.throttle.cluster import slot_of
+from stack import servers
+from stack.process import ServerProcess
+from tests.conftest import Served, Start
+from tests.wire import ScriptedUpstream
+
+ALL = (
+    "{all: {limit: 60/1h, strategy: fixed-window, key: [const:everyone]}, each: {limit: 30/1h, key: [header:x-client]}}"
+)
+
+
+class Cluster:
+    def __init__(self, nodes: dict[int, ServerProcess]) -> None:
+        self.nodes = nodes
+
+    def policy(self) -> str:
+        some = ", ".join(f"127.0.0.1:{port}" for port in list(self.nodes)[:2])
+        return f'redis: {{url: "redis://127.0.0.1", cluster: true, nodes: ["{some}"], timeout: 500ms}}\n'
+
+    async def cli(self, *arguments: str, port: int = 0) -> str:
+        command = ["redis-cli", "-p", str(port or next(iter(self.nodes))), *arguments]
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        async with asyncio.timeout(60):
+            output, _ = await process.communicate()
+        return output.decode()
+
+    async def masters(self, port: int = 0) -> dict[int, str]:
+        """Port and id of the masters that live and have slots, as one node sees them."""
+        lines = (await self.cli("cluster", "nodes", port=port)).splitlines()
+        rows = [line.split() for line in lines]
+        return {
+            int(row[1].split("@")[0].rsplit(":", 1)[1]): row[0]
+            for row in rows
+            if "master" in row[2] and "fail" not in row[2] and len(row) > 8
+        }
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    ports = [servers.free_port() for _ in range(6)]
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port")
+    nodes = {
+        port: ServerProcess(
+            servers.valkey(port, tmp_path / str(port), *options, str(servers.free_port()), name=str(port))
+        )
+        for port in ports
+    }
+    await asyncio.gather(*(node.start() for node in nodes.values()))
+    made = Cluster(nodes)
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    said = await made.cli("--cluster", "create", *addresses, "--cluster-replicas", "1", "--cluster-yes")
+    assert "[OK] All 16384 slots covered" in said, said
+    async with asyncio.timeout(20):
+        while any([len(await made.masters(port)) != 3 for port in ports]):
+            await asyncio.sleep(0.05)
+    async with asyncio.timeout(20):
+        while (
+            sum([("master_link_status:up" in await made.cli("info", "replication", port=port)) for port in ports]) < 3
+        ):
+            await asyncio.sleep(0.05)
+    yield made
+    for node in nodes.values():
+        await node.stop()
+
+
+async def ask(served: Served, client: str, times: int) -> Counter[int]:
+    wire = await served.connect()
+    found: Counter[int] = Counter()
+    for _ in range(times):
+        wire.send(f"GET / HTTP/1.1\r\nHost: a\r\nX-Client: {client}\r\n\r\n".encode())
+        found[(await wire.answer())[0]] += 1
+    wire.close()
+    return found
+
+
+def test_slots_are_the_specifications() -> None:
+    assert slot_of("123456789") == 12739
+    assert slot_of("{user1000}.following") == slot_of("{user1000}.followers") == slot_of("user1000")
+    assert slot_of("foo{}{bar}") != slot_of("bar")
+
+
+async def test_exact_over_nodes_and_all_or_nothing(serve: Start, upstream: ScriptedUpstream, cluster: Cluster) -> None:
+    proxies = [await serve(upstream.port, more=cluster.policy(), limits=ALL) for _ in range(2)]
+    found = await asyncio.gather(*(ask(proxies[n % 2], f"c{n % 4}", 12) for n in range(8)))
+    total = sum(found, Counter())
+    limiting = proxies[0].proxy.limiting
+    assert limiting is not None
+    assert limiting.store.stats.failures == {}
+    assert limiting.decisions["local"] == 0
+    assert total == {200: 60, 429: 36}
+
+
+async def test_a_master_dies_under_load(serve: Start, upstream: ScriptedUpstream, cluster: Cluster) -> None:
+    limits = "{each: {limit: 100000/1h, key: [header:x-client]}}"
+    served = await serve(upstream.port, more=cluster.policy(), limits=limits)
+    stop = asyncio.Event()
+    seen: Counter[int] = Counter()
+
+    async def client(name: str) -> None:
+        while not stop.is_set():
+            seen.update(await ask(served, name, 20))
+
+    clients = [asyncio.create_task(client(f"c{n}")) for n in range(12)]
+    masters = await cluster.masters()
+    victim = next(iter(masters))
+    survivor = next(port for port in cluster.nodes if port != victim)
+    cluster.nodes[victim].signal(signal.SIGKILL)
+    async with asyncio.timeout(30):
+        while len(now := await cluster.masters(survivor)) != 3 or victim in now:
+            await asyncio.sleep(0.05)
+    limiting = served.proxy.limiting
+    assert limiting is not None
+    async with asyncio.timeout(2):
+        while True:
+            before = limiting.decisions["local"]
+            asked = seen.total()
+            while seen.total() < asked + 240:
+                await asyncio.sleep(0.01)
+            if limiting.decisions["local"] == before:
+                break
+    stop.set()
+    await asyncio.gather(*clients)
+    assert set(seen) == {200}
+
+
+async def test_slots_move_under_load(serve: Start, upstream: ScriptedUpstream, cluster: Cluster) -> None:
+    limits = "{each: {limit: 1000/1h, strategy: fixed-window, key: [header:x-client]}}"
+    served = await serve(upstream.port, more=cluster.policy(), limits=limits)
+    stop = asyncio.Event()
+    seen: Counter[int] = Counter()
+
+    async def client(name: str) -> None:
+        while not stop.is_set():
+            seen.update(await ask(served, name, 20))
+
+    clients = [asyncio.create_task(client(f"c{n}")) for n in range(12)]
+    first, second, _ = (await cluster.masters()).values()
+    said = await cluster.cli(
+        "--cluster", "reshard", f"127.0.0.1:{next(iter(cluster.nodes))}", "--cluster-from", first,
+        "--cluster-to", second, "--cluster-slots", "2000", "--cluster-yes",
+    )  # fmt: skip
+    assert "Moving slot" in said
+    stop.set()
+    await asyncio.gather(*clients)
+    assert set(seen) <= {200, 429}
+    assert seen[200] <= 12_000
+    limiting = served.proxy.limiting
+    assert limiting is not None
+    assert limiting.decisions["local"] == 0
