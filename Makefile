@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
 
-.PHONY: help setup run system test check format bench soak lock clean
+.PHONY: help setup run system test check format bench bench-limits soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -52,6 +52,9 @@ format: setup ## let ruff mend what it can
 bench: setup system ## CPU a request beside nginx, Envoy and others: ONLY=proxy,envoy CONNECTIONS=64,1000 SECONDS=10
 	@$(BIN)/python -m tests.bench --only "$(ONLY)" --connections "$(or $(CONNECTIONS),64,1000)" \
 		--seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),10)"
+
+bench-limits: setup ## decisions a second beside limits as it is, and memory a key
+	@$(BIN)/python -m tests.bench.limits
 
 soak: setup system ## minutes of mixed and broken load; memory must stay flat: MINUTES=10
 	@$(BIN)/python -m tests.bench.soak --minutes "$(or $(MINUTES),10)"

@@ -37,6 +37,7 @@ class Admin:
                 web.get("/config_dump", self._config),
                 web.get("/clusters", self._clusters),
                 web.get("/routes", self._routes),
+                web.get("/limits", self._limits),
                 web.post("/drain", self._drain),
                 web.post("/quitquitquit", self._quit),
                 web.post("/loglevel", self._loglevel),
@@ -118,6 +119,26 @@ class Admin:
                 for route in self._proxy.compiled.routes.routes
             ]
         )
+
+    async def _limits(self, _: web.Request) -> web.Response:
+        """What became of requests by rule, who decides, and how the store is."""
+        usage: dict[str, dict[str, int]] = {}
+        for throttle in self._proxy.compiled.throttles:
+            for name, seen in throttle.usage.items():
+                row = usage.setdefault(name, {"admitted": 0, "denied": 0, "shadowed": 0})
+                row["admitted"] += seen.admitted
+                row["denied"] += seen.denied
+                row["shadowed"] += seen.shadowed
+        answer: dict[str, object] = {"rules": usage, "decided_by": "this sidecar alone: the policy names no redis"}
+        limiting = self._proxy.limiting
+        if limiting is not None:
+            answer["decided_by"] = limiting.decisions
+            answer["store"] = {
+                "available": limiting.store.available,
+                "peers": limiting.peers,
+                "failures": limiting.store.stats.failures,
+            }
+        return web.json_response(answer)
 
     async def _drain(self, _: web.Request) -> web.Response:
         """Not ready from now on, and answers say Connection: close; connections are still taken."""

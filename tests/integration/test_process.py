@@ -123,7 +123,7 @@ async def test_the_admin_port_tells_and_takes_writes_by_post_only(
     command: tuple[Command, asyncio.subprocess.Process],
 ) -> None:
     made, process = command
-    for path in ("/livez", "/startupz", "/metrics", "/config_dump", "/clusters", "/routes"):
+    for path in ("/livez", "/startupz", "/metrics", "/config_dump", "/clusters", "/routes", "/limits"):
         assert await made.admin_status(path) == 200
     for path in ("/drain", "/quitquitquit", "/loglevel"):
         assert await made.admin_status(path) == 405

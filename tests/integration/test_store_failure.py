@@ -15,7 +15,7 @@ import redis.asyncio as redis
 from stack import servers
 from stack.process import ServerProcess
 from tests.conftest import Served, Start
-from tests.wire import ScriptedUpstream
+from tests.wire import Reader, ScriptedUpstream, Wire, Writer, echo
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 LIMITS = "{few: {limit: 3/1h, strategy: fixed-window}}"
@@ -227,3 +227,38 @@ async def test_nothing_of_a_person_is_in_the_keys(serve: Start, upstream: Script
     assert "ada" not in counters[0]
     assert counters[0].startswith("simplepro:{")
     assert all(age > 0 for age in ages)
+
+
+async def test_a_killed_sidecar_keeps_nothing_beyond_its_lease(
+    serve: Start, upstream: ScriptedUpstream, valkey: Valkey, tmp_path: Path
+) -> None:
+    held = asyncio.Event()
+
+    async def never(reader: Reader, writer: Writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        held.set()
+        await reader.read()
+
+    upstream.script = never
+    limits = "{one: {concurrent: 1, lease: 1s}}"
+    port, admin = servers.free_port(), servers.free_port()
+    settings = {"port": upstream.port, "more": valkey.policy("2s"), "limits": limits}
+    here = await serve(**settings)
+    policy = (tmp_path / "policy-0.yaml").read_text().replace("127.0.0.1:0", "127.0.0.1:${PROXY_PORT}", 1)
+    path = tmp_path / "killed.yaml"
+    path.write_text(policy.replace('"127.0.0.1:0"', '"127.0.0.1:${ADMIN_PORT}"'))
+    killed = ServerProcess(servers.proxy(path, port, admin, "", ""))
+    await killed.start()
+    wire = await Wire.connect(port)
+    wire.send(GET)
+    await asyncio.wait_for(held.wait(), 5)
+    assert await ask(here, 1) == [429]
+    killed.signal(signal.SIGKILL)
+    await killed.stop()
+    wire.close()
+    upstream.script = echo
+    began = time.perf_counter()
+    async with asyncio.timeout(3):
+        while await ask(here, 1) != [200]:
+            await asyncio.sleep(0.02)
+    assert time.perf_counter() - began < 1.5

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import orjson
 import pytest
 from joserfc import jwt
@@ -69,6 +70,12 @@ async def test_so_many_and_no_more(
     assert len(application.heads) == 3
     usage = served.proxy.compiled.throttles[0].usage["everything.few"]
     assert (usage.admitted, usage.denied) == (3, 2)
+    async with aiohttp.ClientSession() as session:
+        answer = await session.get(f"http://127.0.0.1:{served.proxy.admin.port}/limits")
+        told = await answer.json()
+    assert told["rules"] == {"everything.few": {"admitted": 3, "denied": 2, "shadowed": 0}}
+    if store:
+        assert told["decided_by"] == {"redis": 5, "local": 0}
     text = served.proxy.metrics.expose().decode()
     assert 'proxy_limit_decisions_total{rule="everything.few",verdict="denied"} 2.0' in text
 
