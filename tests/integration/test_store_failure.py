@@ -262,3 +262,24 @@ async def test_a_killed_sidecar_keeps_nothing_beyond_its_lease(
         while await ask(here, 1) != [200]:
             await asyncio.sleep(0.02)
     assert time.perf_counter() - began < 1.5
+
+
+async def test_the_documented_acl_is_enough_and_no_more(
+    serve: Start, upstream: ScriptedUpstream, valkey: Valkey
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "throttling.md").read_text()
+    rules = text.split("ACL SETUSER simplepro ")[1].split("```")[0].replace(">SECRET", ">sesame").split()
+    async with redis.Redis(port=valkey.port, protocol=2) as client:
+        await client.execute_command("ACL", "SETUSER", "simplepro", *rules)  # type: ignore[no-untyped-call]
+        limits = """{a: {limit: 3/1h, strategy: fixed-window}, b: {limit: 9/1h, strategy: moving-window},
+                     c: {limit: 9/1h}, d: {limit: 9/1h, strategy: token-bucket}, e: {concurrent: 3},
+                     f: {limit: 9/1h, count: failures}}"""
+        served = await serve(upstream.port, more=valkey.policy("2s", "simplepro:sesame@"), limits=limits)
+        assert await ask(served, 4) == [200, 200, 200, 429]
+        assert served.proxy.limiting is not None
+        assert served.proxy.limiting.store.stats.failures == {}
+        other = valkey.policy("2s", "simplepro:sesame@").replace("timeout", "prefix: other, timeout")
+        stranger = await serve(upstream.port, more=other, limits="{a: {limit: 3/1h}}")
+        assert await ask(stranger, 1) == [200]
+        assert stranger.proxy.limiting is not None
+        assert stranger.proxy.limiting.decisions == {"redis": 0, "local": 1}
