@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from proxy.exchange import Answered, Exchange, Payload, Response
 from proxy.forwarding import request_head
+from proxy.headers import Headers
 from proxy.http1.chunked import encode_chunk, encode_last_chunk
 from proxy.http1.framing import CHUNKED, NO_BODY
 from proxy.listener.answer import AnswerWriter
@@ -141,6 +142,7 @@ class Forwarder:
             self._client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _collected(self) -> None:
+        """Judge the whole body. The fields change on a copy: the client's next request may mean the same ones again."""
         exchange = self._current()
         self._collecting = False
         payload = Payload(b"".join(self._pending))
@@ -149,6 +151,7 @@ class Forwarder:
             await self._route.chain.on_client_payload(exchange, payload)
             self._pending = [payload.data] if payload.data else []
             self._length = len(payload.data)
+            exchange.headers = Headers(list(exchange.headers.pairs))
             exchange.headers.set(b"content-length", b"%d" % self._length)
 
         self._spawn(judge(), self._connect)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from proxy.exchange import Exchange, Payload
 from proxy.filter import Filter, FilterChain
 from proxy.rejection import Forbidden
@@ -56,6 +58,39 @@ async def test_chunks_are_put_together(serve: Start, upstream: ScriptedUpstream)
     _, _, body = await wire.answer()
     assert b"content-length: 5\r\n" in body
     assert body.endswith(b"\r\n\r\nHELLO!")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+        b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    ],
+)
+async def test_a_changed_body_changes_no_later_request_with_the_same_fields(
+    serve: Start, upstream: ScriptedUpstream, request_bytes: bytes
+) -> None:
+    served = await serve(upstream.port)
+    route = served.proxy.compiled.routes.routes[0]
+    plain = route.chain
+    wire = await served.connect()
+    head, body = request_bytes.split(b"\r\n\r\n", 1)
+    for buffers in (True, False, True, False):
+        route.chain = FilterChain((*plain.filters, Longer())) if buffers else plain
+        wire.send(head + b"\r\n\r\n")
+        await asyncio.sleep(0)
+        wire.send(body)
+        _, _, echoed = await wire.answer()
+        expected = b"hello and more" if buffers else b"hello"
+        assert echoed.count(b"content-length: ") + echoed.count(b"transfer-encoding: ") == 1
+        if buffers or b"Content-Length" in head:
+            assert b"content-length: %d\r\n" % len(expected) in echoed
+            assert echoed.endswith(b"\r\n\r\n" + expected)
+
+
+class Longer(Filter):
+    def on_client_payload(self, exchange: Exchange, payload: Payload) -> None:
+        payload.data += b" and more"
 
 
 async def test_a_payload_is_refused_before_the_upstream_hears_of_it(serve: Start, upstream: ScriptedUpstream) -> None:
