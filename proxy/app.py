@@ -15,9 +15,13 @@ import structlog
 from proxy.addresses import Networks
 from proxy.admin.api import Admin
 from proxy.exchange import Exchange, Verdict
+from proxy.filters.identity import KeyRing
+from proxy.fleet.jwks import KeySource
+from proxy.fleet.redis import Fleet
+from proxy.fleet.sentinel import locator
 from proxy.listener.http1 import Timeouts
 from proxy.listener.server import Listener, ListenerSettings
-from proxy.policy.compile import Compiled, compile_policy
+from proxy.policy.compile import Compiled, Shared, compile_policy
 from proxy.policy.model import Policy
 from proxy.rejection import Rejection
 from proxy.target import TargetRules
@@ -41,8 +45,11 @@ class Proxy:
         self.started = False
         loop = asyncio.get_running_loop()
         self._loop = loop
-        self.shared = _shared_limiter(policy)
-        self.compiled: Compiled = compile_policy(policy, loop, self._on_verdict, self.shared or _alone())
+        self.redis = _shared_limiter(policy)
+        self.shared = Shared(self.redis or _alone())
+        self.compiled: Compiled = compile_policy(policy, loop, self._on_verdict, self.shared)
+        self.fleet = self._fleet()
+        self.key_sources = [self._key_source(*one) for one in self.compiled.key_rings]
         self.access_log = AccessLog(policy.access_log.sample) if policy.access_log.enabled else None
         self.listener = Listener(
             _listener_settings(policy),
@@ -53,15 +60,28 @@ class Proxy:
             completed=self._on_completed,
             rejected=self._on_rejected,
         )
-        self.metrics = Metrics(self.listener, self.access_log, self.compiled.throttles, self.limiting)
+        self.metrics = Metrics(self.listener, self.access_log, self.compiled, self.limiting)
         self.admin = Admin(self)
         self._events_second = 0
         self._events = 0
 
     @property
     def limiting(self) -> RedisLimiter | None:
-        """The shared limiter, where any rule asks it."""
-        return self.shared if self.compiled.throttles else None
+        """The shared limiter, where any rule asks it or its store."""
+        return self.redis if self.compiled.throttles or self.compiled.uses_boards else None
+
+    def _fleet(self) -> Fleet | None:
+        limiting = self.limiting
+        if limiting is None or self.policy.redis is None:
+            return None
+        account = StoreAddress.parse(self.policy.redis.url.get_secret_value())
+        boards = (self.shared.bans, self.shared.revoked)
+        return Fleet(limiting.store, account, self.policy.redis.prefix, boards)
+
+    def _key_source(self, url: str, refresh: float, ring: KeyRing) -> KeySource:
+        source = KeySource(url, refresh, ring.turn)
+        ring.on_unknown = source.want
+        return source
 
     @property
     def degraded(self) -> str:
@@ -115,6 +135,10 @@ class Proxy:
             self.access_log.start()
         if self.limiting is not None:
             await self.limiting.start()
+        if self.fleet is not None:
+            self.fleet.start()
+        for source in self.key_sources:
+            await source.start()
         await self.listener.start()
         await self.admin.start()
         settle_memory()
@@ -125,8 +149,12 @@ class Proxy:
         ended = await self.listener.drain(drain)
         await self.listener.close()
         await self.admin.close()
-        if self.shared is not None:
-            await self.shared.close()
+        for source in self.key_sources:
+            await source.close()
+        if self.fleet is not None:
+            await self.fleet.close()
+        if self.redis is not None:
+            await self.redis.close()
         if self.access_log is not None:
             await self.access_log.close()
         return ended
@@ -174,7 +202,12 @@ def _shared_limiter(policy: Policy) -> RedisLimiter | None:
         return None
     address = StoreAddress.parse(policy.redis.url.get_secret_value())
     nodes = tuple(policy.redis.nodes) or ((address.host, address.port),) if policy.redis.cluster else ()
-    return RedisLimiter(address, policy.redis.prefix, policy.redis.timeout, nodes)
+    sentinel = policy.redis.sentinel
+    locate = None
+    if sentinel is not None:
+        password = sentinel.password.get_secret_value() if sentinel.password else ""
+        locate = locator(tuple(sentinel.nodes), sentinel.master, password)
+    return RedisLimiter(address, policy.redis.prefix, policy.redis.timeout, nodes, locate)
 
 
 def _alone() -> LocalLimiter:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import secrets
 import sys
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from proxy import __version__
 from proxy.app import serve
 from proxy.exchange import Exchange
 from proxy.headers import Headers
-from proxy.policy.compile import compile_policy
+from proxy.policy.compile import Shared, compile_policy
 from proxy.policy.findings import PolicyError
 from proxy.policy.load import load
 from proxy.policy.model import Policy
@@ -92,6 +94,14 @@ def schema() -> None:
     click.echo(orjson.dumps(Policy.model_json_schema(mode="serialization"), option=orjson.OPT_INDENT_2))
 
 
+@main.command("hash-key")
+@click.argument("key", required=False)
+def hash_key(key: str | None) -> None:
+    """Print a new API key (or KEY) and the sha256 that identity.api_keys wants; the key itself is kept nowhere."""
+    key = key or secrets.token_urlsafe(32)
+    click.echo(f"key:    {key}\nsha256: {hashlib.sha256(key.encode()).hexdigest()}")
+
+
 @main.command()
 @policy_option
 @click.option("--method", default="GET", show_default=True)
@@ -103,7 +113,7 @@ def routes(path: Path, method: str, host: str, target: str | None) -> None:
 
     async def look() -> int:
         compiled = compile_policy(
-            policy, asyncio.get_running_loop(), lambda exchange, verdict: None, LocalLimiter(lambda: 0.0)
+            policy, asyncio.get_running_loop(), lambda exchange, verdict: None, Shared(LocalLimiter(lambda: 0.0))
         )
         shown = list(compiled.routes.routes)
         if target is not None:

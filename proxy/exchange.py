@@ -11,6 +11,7 @@ from proxy.headers import Headers
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from proxy.filters.identity import Verified
     from proxy.filters.throttle import Throttled
     from proxy.routing import Route
 
@@ -82,6 +83,10 @@ class Exchange:
     claims: Mapping[str, Any] | None = None
     """Of a token that was verified; None for who is not known."""
     user = ""
+    api_key = ""
+    """The name of the API key that was sent and is good."""
+    verified: Verified | None = None
+    """The token that `claims` are of, for what outlives its check (a WebSocket)."""
     throttled: Throttled | None = None
     begun = -1
     """How far the chain's request hooks got."""

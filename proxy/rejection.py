@@ -131,6 +131,13 @@ class Forbidden(Rejection):
     status, close_code, reason, title = 403, 4403, "forbidden", "Forbidden"
 
 
+class Banned(Rejection):
+    """Kept out for a time, for what was done before."""
+
+    status, close_code, reason, title = 403, 4403, "banned", "Banned for a time"
+    remedy = "Wait until the ban has ended, and stop what led to it; the operator can lift it."
+
+
 class RateLimited(Rejection):
     """More than a quota allows (RFC 6585 section 4)."""
 

@@ -14,7 +14,7 @@ ALLOWED = {
     "proxy.entropy": set(),
     "proxy.addresses": set(),
     "proxy.target": {"proxy.rejection"},
-    "proxy.exchange": {"proxy.headers", "proxy.routing", "proxy.filters.throttle"},
+    "proxy.exchange": {"proxy.headers", "proxy.routing", "proxy.filters.throttle", "proxy.filters.identity"},
     "proxy.http1": {"proxy.http1", "proxy.headers", "proxy.rejection"},
     "proxy.filter": {"proxy.exchange", "proxy.rejection"},
     "proxy.filters": {
@@ -25,6 +25,8 @@ ALLOWED = {
         "proxy.entropy",
         "proxy.addresses",
         "proxy.throttle.charge",
+        "proxy.throttle.heavy",
+        "proxy.fleet.board",
     },
     "proxy.batch": set(),
     "proxy.upstream": {
@@ -39,6 +41,8 @@ ALLOWED = {
     "proxy.policy.model": {"proxy.policy.values", "proxy.policy.rates"},
     "proxy.policy.rates": set(),
     "proxy.throttle": {"proxy.throttle", "proxy.batch", "proxy.telemetry.stats"},
+    "proxy.fleet": {"proxy.fleet", "proxy.throttle"},
+    "proxy.fleet.board": set(),
     "proxy.telemetry.stats": set(),
 }
 FOREIGN = {"proxy.filters": {"aiohttp", "redis"}, "proxy.listener": {"aiohttp", "redis"}}

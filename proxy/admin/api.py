@@ -5,18 +5,24 @@ On an address that isn't loopback every request needs the token. Writes are POST
 
 from __future__ import annotations
 
+import asyncio
+import csv
 import hmac
+import io
+import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from proxy.addresses import normalise
 from proxy.telemetry import logs
 
 if TYPE_CHECKING:
     from proxy.app import Proxy
 
 PROBES = frozenset({"/livez", "/readyz", "/startupz"})
+MAX_BAN = 31 * 86_400
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -38,6 +44,11 @@ class Admin:
                 web.get("/clusters", self._clusters),
                 web.get("/routes", self._routes),
                 web.get("/limits", self._limits),
+                web.get("/limits/usage", self._usage),
+                web.get("/bans", self._bans),
+                web.post("/bans", self._ban),
+                web.post("/bans/lift", self._lift),
+                web.post("/revocations", self._revoke),
                 web.post("/drain", self._drain),
                 web.post("/quitquitquit", self._quit),
                 web.post("/loglevel", self._loglevel),
@@ -139,6 +150,59 @@ class Admin:
                 "failures": limiting.store.stats.failures,
             }
         return web.json_response(answer)
+
+    async def _usage(self, request: web.Request) -> web.Response:
+        """By limit what was admitted, denied and shadowed, and the heaviest keys; `format=csv` for a spreadsheet."""
+        top = request.query.get("top", "20")
+        count = min(256, int(top)) if top.isdigit() else 20
+        now = asyncio.get_running_loop().time()
+        rows: list[dict[str, Any]] = [
+            {"rule": name, "admitted": usage.admitted, "denied": usage.denied, "shadowed": usage.shadowed,
+             "heaviest": [{"key": key, "units": units} for key, units in usage.heavy.heaviest(count, now)]}
+            for throttle in self._proxy.compiled.throttles
+            for name, usage in throttle.usage.items()
+        ]  # fmt: skip
+        if request.query.get("format") != "csv":
+            return web.json_response({"window_seconds": self._proxy.policy.usage.window, "rules": rows})
+        text = io.StringIO()
+        table = csv.writer(text)
+        table.writerow(["rule", "key", "units"])
+        for row in rows:
+            table.writerows([row["rule"], one["key"], one["units"]] for one in row["heaviest"])
+        return web.Response(text=text.getvalue(), content_type="text/csv")
+
+    async def _bans(self, _: web.Request) -> web.Response:
+        bans = [
+            {"subject": ban.subject, "seconds_left": round(ban.seconds, 1), "level": ban.level, "reason": ban.reason}
+            for ban in self._proxy.compiled.ban_list
+        ]
+        return web.json_response({"bans": bans})
+
+    async def _ban(self, request: web.Request) -> web.Response:
+        """`?subject=ip:192.0.2.7&seconds=600`: by hand, for all sidecars."""
+        subject, seconds = request.query.get("subject", ""), request.query.get("seconds", "600")
+        kind, _, name = subject.partition(":")
+        if kind == "ip":
+            name = normalise(name) or ""
+        if kind not in ("ip", "user") or not name or not seconds.isdigit() or not 0 < int(seconds) <= MAX_BAN:
+            hint = f"write ?subject=ip:ADDRESS or user:NAME, and seconds=1 to {MAX_BAN}"
+            return web.json_response({"error": hint}, status=400)
+        held = self._proxy.compiled.ban_list.ban(f"{kind}:{name}", "by-hand", int(seconds), int(seconds), 0)
+        return web.json_response({"subject": f"{kind}:{name}", "seconds": held})
+
+    async def _lift(self, request: web.Request) -> web.Response:
+        subject = request.query.get("subject", "")
+        lifted = self._proxy.compiled.ban_list.lift(subject)
+        return web.json_response({"subject": subject, "lifted": lifted}, status=200 if lifted else 404)
+
+    async def _revoke(self, request: web.Request) -> web.Response:
+        """`?name=jti:ID` (or `session:ID`, `user:NAME`) `&seconds=3600`: such tokens are refused at once, by all."""
+        name, seconds = request.query.get("name", ""), request.query.get("seconds", "3600")
+        kind, _, of = name.partition(":")
+        if kind not in ("jti", "session", "user") or not of or not seconds.isdigit() or not int(seconds):
+            return web.json_response({"error": "write ?name=jti:ID, session:ID or user:NAME, and seconds"}, status=400)
+        self._proxy.shared.revoked.put(name, str(int(time.time())), int(seconds))
+        return web.json_response({"name": name, "seconds": int(seconds)})
 
     async def _drain(self, _: web.Request) -> web.Response:
         """Not ready from now on, and answers say Connection: close; connections are still taken."""

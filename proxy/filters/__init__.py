@@ -1,5 +1,6 @@
 """The policies, in the order in which they run; YAML switches them on and parameterises, and can't reorder them."""
 
+from proxy.filters.bans import Bans, UserBans
 from proxy.filters.cors import Cors
 from proxy.filters.identity import Identity
 from proxy.filters.ip_access import IpAccess
@@ -8,6 +9,17 @@ from proxy.filters.request_limits import RequestLimits
 from proxy.filters.security_headers import SecurityHeaders
 from proxy.filters.throttle import Throttle
 
-ORDER = (RequestId, SecurityHeaders, IpAccess, Cors, Identity, Throttle, RequestLimits)
+ORDER = (RequestId, SecurityHeaders, IpAccess, Bans, Cors, Identity, UserBans, Throttle, RequestLimits)
 
-__all__ = ["ORDER", "Cors", "Identity", "IpAccess", "RequestId", "RequestLimits", "SecurityHeaders", "Throttle"]
+__all__ = [
+    "ORDER",
+    "Bans",
+    "Cors",
+    "Identity",
+    "IpAccess",
+    "RequestId",
+    "RequestLimits",
+    "SecurityHeaders",
+    "Throttle",
+    "UserBans",
+]

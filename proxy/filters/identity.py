@@ -1,7 +1,7 @@
-"""Who asks, from a bearer token that was verified here; an unverified one says nothing (RFC 8725).
+"""Who asks: by a bearer token that was verified here, or by an API key; an unverified one says nothing (RFC 8725).
 
 The algorithms are the policy's, never the token's. What was verified is kept until the token expires, so that a
-client's next requests cost a look-up.
+client's next requests cost a look-up. A token whose id, session or user was revoked is refused.
 """
 
 from __future__ import annotations
@@ -9,25 +9,43 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from hashlib import sha256
+from typing import Any, NamedTuple
 
 from joserfc import jwt
-from joserfc.errors import JoseError
+from joserfc.errors import InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
 
 from proxy.exchange import Exchange
 from proxy.filter import Filter, Rule
+from proxy.fleet.board import Board
 from proxy.rejection import Unauthenticated
 
 MAX_KEPT = 10_000
 MAX_TOKEN = 8 * 1024
 
 
+class KeyRing:
+    """The keys that tokens are verified by; they may change while the proxy runs."""
+
+    def __init__(self, keys: KeySet | None = None) -> None:
+        self.keys = keys
+        """None while there are none yet."""
+        self.on_change: list[Callable[[], None]] = []
+        self.on_unknown: Callable[[], None] = lambda: None
+        """Called where a token names a key that is not here."""
+
+    def turn(self, keys: KeySet) -> None:
+        self.keys = keys
+        for told in self.on_change:
+            told()
+
+
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """What makes a token good. `skew` is seconds; empty issuer or audience is not asked for."""
 
-    keys: KeySet
+    ring: KeyRing
     algorithms: tuple[str, ...]
     issuer: str
     audience: str
@@ -35,54 +53,125 @@ class Tokens:
     user_claim: str
 
 
-class Identity(Filter):
-    __slots__ = ("_claims", "_clock", "_kept", "_required", "_rule", "_tokens")
+@dataclass(frozen=True, slots=True)
+class ApiKeys:
+    """Names and claims by the SHA-256 digest of a key; the keys themselves are nowhere."""
 
-    def __init__(self, rule: Rule, tokens: Tokens, *, required: bool, clock: Callable[[], float] = time.time) -> None:
+    header: bytes
+    known: Mapping[bytes, tuple[str, Mapping[str, Any]]]
+
+
+class Verified(NamedTuple):
+    """`until` is seconds since the epoch; `revocable` are the names that a revocation may have."""
+
+    until: float
+    claims: Mapping[str, Any]
+    user: str
+    issued: float
+    revocable: tuple[str, ...]
+
+
+class Identity(Filter):
+    __slots__ = ("_api_keys", "_checks", "_clock", "_kept", "_required", "_revoked", "_rule", "tokens")
+
+    def __init__(
+        self,
+        rule: Rule,
+        tokens: Tokens | None,
+        api_keys: ApiKeys | None,
+        revoked: Board,
+        *,
+        required: bool,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._rule = rule
-        self._tokens = tokens
+        self.tokens = tokens
+        self._api_keys = api_keys
+        self._revoked = revoked
         self._required = required
         self._clock = clock
-        self._kept: dict[bytes, tuple[float, Mapping[str, Any], str]] = {}
-        options: dict[str, Any] = {"exp": {"essential": True}}
-        if tokens.issuer:
-            options["iss"] = {"essential": True, "value": tokens.issuer}
-        if tokens.audience:
-            options["aud"] = {"essential": True, "value": tokens.audience}
-        self._claims = jwt.JWTClaimsRegistry(now=lambda: int(clock()), leeway=int(tokens.skew), **options)
+        self._kept: dict[bytes, Verified] = {}
+        if tokens is not None:
+            options: dict[str, Any] = {"exp": {"essential": True}}
+            if tokens.issuer:
+                options["iss"] = {"essential": True, "value": tokens.issuer}
+            if tokens.audience:
+                options["aud"] = {"essential": True, "value": tokens.audience}
+            self._checks = jwt.JWTClaimsRegistry(now=lambda: int(clock()), leeway=int(tokens.skew), **options)
+            tokens.ring.on_change.append(self._kept.clear)
 
     def on_request(self, exchange: Exchange) -> None:
         given = exchange.headers.index.get(b"authorization")
-        if given is None:
-            if self._required:
-                self._refuse(exchange, "a bearer token is needed")
-            return
-        kept = self._kept.get(given)
-        if kept is None or kept[0] <= self._clock():
-            kept = self._verified(given)
-            if kept is None:
-                if self._required:
-                    self._refuse(exchange, "the bearer token is not valid")
-                return
-        exchange.claims, exchange.user = kept[1], kept[2]
+        if given is not None and self.tokens is not None:
+            kept = self._kept.get(given)
+            if kept is None or kept.until <= self._clock():
+                kept = self._verified(self.tokens, given)
+            if kept is not None:
+                if self._revoked.facts and self.is_revoked(kept):
+                    self._refuse(exchange, "the session that this token belongs to was ended")
+                    return
+                exchange.claims, exchange.user = kept.claims, kept.user
+                exchange.verified = kept
+        if self._api_keys is not None:
+            self._look_at_key(exchange, self._api_keys)
+        if self._required and not exchange.user:
+            what = "the bearer token is not valid" if given is not None else "a bearer token or an API key is needed"
+            self._refuse(exchange, what)
 
-    def _verified(self, given: bytes) -> tuple[float, Mapping[str, Any], str] | None:
+    def _look_at_key(self, exchange: Exchange, keys: ApiKeys) -> None:
+        given = exchange.headers.index.get(keys.header)
+        known = None if given is None else keys.known.get(sha256(given).digest())
+        if known is not None:
+            exchange.api_key, claims = known
+            if not exchange.user:
+                exchange.user = f"api-key:{exchange.api_key}"
+                exchange.claims = claims
+
+    def is_revoked(self, kept: Verified) -> bool:
+        """By token or session id; or by user, where the token is not younger than the revocation."""
+        for name in kept.revocable:
+            fact = self._revoked.get(name)
+            if fact is not None and (not name.startswith("user:") or kept.issued <= _number(fact.value)):
+                return True
+        return False
+
+    def _verified(self, tokens: Tokens, given: bytes) -> Verified | None:
         scheme, _, token = given.partition(b" ")
-        if scheme.lower() != b"bearer" or len(token) > MAX_TOKEN:
+        if scheme.lower() != b"bearer" or len(token) > MAX_TOKEN or tokens.ring.keys is None:
             return None
         try:
-            read = jwt.decode(token.strip(), self._tokens.keys, algorithms=list(self._tokens.algorithms))
-            self._claims.validate(read.claims)
+            read = jwt.decode(token.strip(), tokens.ring.keys, algorithms=list(tokens.algorithms))
+            self._checks.validate(read.claims)
+        except InvalidKeyIdError:
+            tokens.ring.on_unknown()
+            return None
         except (JoseError, ValueError):
             return None
-        user = read.claims.get(self._tokens.user_claim)
+        claims = read.claims
+        user = claims.get(tokens.user_claim)
         if not isinstance(user, str | int) or user == "":
             return None
         if len(self._kept) >= MAX_KEPT:
             self._kept.clear()
-        kept = (float(read.claims["exp"]) + self._tokens.skew, read.claims, str(user))
+        kept = Verified(
+            float(claims["exp"]) + tokens.skew, claims, str(user), _number(claims.get("iat", 0)), _revocable(claims)
+        )
         self._kept[given] = kept
         return kept
 
     def _refuse(self, exchange: Exchange, detail: str) -> None:
         self._rule.refuse(exchange, Unauthenticated(detail, headers=((b"www-authenticate", b"Bearer"),)))
+
+
+_IDS = (("jti", "jti"), ("sessionId", "session"), ("sid", "session"), ("sub", "user"))
+
+
+def _revocable(claims: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{name}:{claims[claim]}" for claim, name in _IDS if claims.get(claim))
+
+
+def _number(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]  # what is no number raises
+    except (TypeError, ValueError):
+        return float("inf")

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import ceil
 
-from proxy.addresses import Networks
 from proxy.exchange import Exchange, Response
 from proxy.filter import Filter, Rule
 from proxy.rejection import RateLimited
 from proxy.throttle.charge import Charge, Decision, Limiter, Outcome, Quota
+from proxy.throttle.heavy import HeavyKeys
 
 MAX_KNOWN = 10_000
+MAX_COST = 1_000
 KeyPart = Callable[[Exchange], bytes | None]
 Wait = asyncio.Future[None] | None
 
@@ -29,7 +30,8 @@ Wait = asyncio.Future[None] | None
 class Limit:
     """One rule: `quotas` are its rates (and its trial's, which shadow); `tiers` replace them by a claim's value.
 
-    `counts` says by the answer's status whether a reserved charge is taken; None where every request counts.
+    `counts` says by the answer's status whether a reserved charge is taken; None where every request counts. A body
+    costs a unit for each `body_unit` bytes begun; an answer says in the field `cost_header` what it came to.
     """
 
     rule: Rule
@@ -39,17 +41,24 @@ class Limit:
     key: tuple[KeyPart, ...]
     scope: bytes
     costs: Mapping[bytes, int]
-    exempt: Networks
+    exempts: Callable[[Exchange], bool] | None = None
+    matches: Callable[[Exchange], bool] | None = None
     tier_claim: str = ""
     tiers: Mapping[str, tuple[Quota, ...]] = field(default_factory=dict)
     counts: Callable[[int], bool] | None = None
+    body_unit: int = 0
+    cost_header: bytes = b""
+    plain_labels: bool = False
+    """Whether statistics show whom they speak of, or a hash."""
     known: dict[tuple[object, ...], list[Charge]] = field(default_factory=dict)
     """Charges of clients that came before, bounded by MAX_KNOWN; a hash and a key need not be made again."""
 
     def charges(self, exchange: Exchange) -> list[Charge]:
         cost = self.costs.get(exchange.method, self.costs[b""])
-        if not cost or (not self.exempt.empty and exchange.client in self.exempt):
+        if not cost or (self.matches and not self.matches(exchange)) or (self.exempts and self.exempts(exchange)):
             return []
+        if self.body_unit:
+            cost = self.body_cost(exchange.body_length)
         quotas = self.quotas
         if self.tiers and exchange.claims is not None:
             quotas = self.tiers.get(str(exchange.claims.get(self.tier_claim)), quotas)
@@ -60,11 +69,16 @@ class Limit:
         made = self.known.get(who)
         if made is None:
             identity = self._identity(parts)
-            made = [Charge(quota, identity, cost) for quota in quotas]
+            label = b" ".join([part or b"-" for part in parts]).decode("latin-1")[:80] if self.plain_labels else ""
+            made = [Charge(quota, identity, cost, label) for quota in quotas]
             if len(self.known) >= MAX_KNOWN:
                 self.known.clear()
             self.known[who] = made
         return made
+
+    def body_cost(self, length: int) -> int:
+        """A body of unknown length costs one unit until it is known."""
+        return min(MAX_COST, max(1, -(-length // self.body_unit)))
 
     def _identity(self, parts: list[bytes | None]) -> str:
         """A hash: no address, name or token is written to the store. A part that is missing is the client's address,
@@ -82,27 +96,34 @@ class Usage:
     admitted: int = 0
     denied: int = 0
     shadowed: int = 0
+    heavy: HeavyKeys = field(default_factory=HeavyKeys)
 
 
 class Throttled:
     """What one exchange charged, kept on it."""
 
-    __slots__ = ("charges", "counts", "decision", "limits", "reservation")
+    __slots__ = ("charges", "decision", "limits", "reservation", "taken")
 
     def __init__(self, limits: list[Limit], charges: list[Charge], reservation: str) -> None:
         self.reservation = reservation
         self.limits = limits
         self.charges = charges
         self.decision: Decision | None = None
-        self.counts: set[str] = set()
-        """Names of the quotas that the answer counts for."""
+        self.taken: list[int] | None = None
+        """What each charge came to; None where none of them is reserved, or no answer has come."""
 
 
 class Throttle(Filter):
-    __slots__ = ("_legacy", "_limiter", "_limits", "_loop", "_made", "_name", "_told", "usage")
+    __slots__ = ("_cost_headers", "_legacy", "_limiter", "_limits", "_loop", "_made", "_name", "_told", "usage")
 
     def __init__(
-        self, limits: tuple[Limit, ...], limiter: Limiter, loop: asyncio.AbstractEventLoop, *, legacy: bool = False
+        self,
+        limits: tuple[Limit, ...],
+        limiter: Limiter,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        legacy: bool = False,
+        window: float = 60.0,
     ) -> None:
         self._limits = limits
         self._limiter = limiter
@@ -110,8 +131,10 @@ class Throttle(Filter):
         self._legacy = legacy
         self._name = os.urandom(6).hex()
         self._made = 0
+        self._cost_headers = frozenset(limit.cost_header for limit in limits if limit.cost_header)
+        """For us alone: they go no further."""
         self._told: dict[Quota, tuple[bytes, bytes]] = {}
-        self.usage: defaultdict[str, Usage] = defaultdict(Usage)
+        self.usage: defaultdict[str, Usage] = defaultdict(lambda: Usage(heavy=HeavyKeys(window)))
 
     def on_request(self, exchange: Exchange) -> Wait:
         limits: list[Limit] = []
@@ -161,8 +184,10 @@ class Throttle(Filter):
         if decision is None:
             return
         denied: tuple[Limit, Charge, Outcome] | None = None
+        now = self._loop.time()
         for limit, charge, outcome in zip(state.limits, state.charges, decision.outcomes, strict=True):
             usage = self.usage[charge.quota.name]
+            usage.heavy.add(charge.label, charge.cost, now)
             if outcome.admitted:
                 usage.admitted += 1
             elif charge.quota.shadow:
@@ -189,9 +214,10 @@ class Throttle(Filter):
         state = exchange.throttled
         if state is None or state.decision is None:
             return
-        for limit, charge in zip(state.limits, state.charges, strict=True):
-            if limit.counts is not None and limit.counts(response.status):
-                state.counts.add(charge.quota.name)
+        if state.reservation != "-":
+            state.taken = [_taken(one, of, response) for one, of in zip(state.charges, state.limits, strict=True)]
+            if not self._cost_headers.isdisjoint(response.headers.index):
+                response.headers.remove(self._cost_headers)
         if not state.decision.admitted or state.decision.source == "none" or b"ratelimit" in response.headers.index:
             return
         tightest: tuple[float, Charge, Outcome, int] | None = None
@@ -229,20 +255,31 @@ class Throttle(Filter):
 
     def on_complete(self, exchange: Exchange) -> None:
         state = exchange.throttled
-        if state is None or state.decision is None or not state.decision.admitted:
+        if state is None or state.reservation == "-" or state.decision is None or not state.decision.admitted:
             return
-        held = [charge for charge in state.charges if charge.holds]
-        if held:
-            self._settle(state, held, state.counts)
+        taken = state.taken or [0] * len(state.charges)
+        for at, limit in enumerate(state.limits):
+            if limit.body_unit:
+                taken[at] = limit.body_cost(exchange.bytes_in)
+        self._settle(state, taken)
 
-    def _settle(self, state: Throttled, held: list[Charge], counts: set[str]) -> None:
-        for counted in (True, False):
-            some = [charge for charge in held if (charge.quota.name in counts) is counted]
-            if some:
-                self._limiter.settle(some, state.reservation, counts=counted)
+    def _settle(self, state: Throttled, taken: list[int]) -> None:
+        held = [pair for pair in zip(state.charges, taken, strict=True) if pair[0].holds]
+        if held:
+            self._limiter.settle(held, state.reservation)
 
     def _forget(self, state: Throttled) -> None:
         """The client had gone when the decision came: what it holds is given back."""
-        held = [charge for charge in state.charges if charge.holds]
-        if held and state.decision is not None and state.decision.admitted:
-            self._settle(state, held, set())
+        if state.decision is not None and state.decision.admitted:
+            self._settle(state, [0] * len(state.charges))
+
+
+def _taken(charge: Charge, limit: Limit, response: Response) -> int:
+    """What a reserved charge comes to by the answer."""
+    if limit.counts is not None and not limit.counts(response.status):
+        return 0
+    if limit.cost_header:
+        given = response.headers.get(limit.cost_header)
+        if given is not None and given.isdigit() and len(given) < 10:
+            return min(MAX_COST, int(given))
+    return charge.cost

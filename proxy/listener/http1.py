@@ -212,12 +212,12 @@ class Downstream(asyncio.Protocol):
         self._body_left = exchange.body_length = length = facts.length
         if length == CHUNKED:
             self._chunked = ChunkedDecoder()
+        identify(exchange, self._peer, settings.trusted)
         if exchange.method == b"TRACE":
             raise MethodNotImplemented("TRACE is not answered: it would echo credentials", rule="http.trace")
         exchange.path, exchange.query = canonical(
             parser.target, exchange.method, headers.index.get(b"host"), settings.target
         )
-        identify(exchange, self._peer, settings.trusted)
         websocket = facts.upgrades and is_handshake(exchange, length)
         if exchange.path == b"*":
             self._answer_alone(exchange, Response(204, b"No Content", Headers([(b"allow", ALLOW)]), own=True))

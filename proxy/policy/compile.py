@@ -3,51 +3,93 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.addresses import Networks
 from proxy.entropy import Entropy
 from proxy.filter import Filter, FilterChain, Mode, OnVerdict, Rule
-from proxy.filters import ORDER, Cors, Identity, IpAccess, RequestId, RequestLimits, SecurityHeaders, Throttle
+from proxy.filters import (
+    ORDER,
+    Bans,
+    Cors,
+    Identity,
+    IpAccess,
+    RequestId,
+    RequestLimits,
+    SecurityHeaders,
+    Throttle,
+    UserBans,
+)
+from proxy.filters.bans import BanList, BanTerms
+from proxy.filters.identity import KeyRing
 from proxy.filters.throttle import Limit
+from proxy.fleet.board import Board
 from proxy.policy.helmet import header_set
-from proxy.policy.limits import limit_of, tokens_of
-from proxy.policy.model import ClusterModel, MatchModel, Policy, PolicySet, RouteModel, RuleModel
+from proxy.policy.limits import api_keys_of, limit_of, tokens_of
+from proxy.policy.model import BansModel, ClusterModel, MatchModel, Policy, PolicySet, RouteModel, RuleModel
 from proxy.routing import Matcher, Route, RouteLimits, RouteTable
 from proxy.telemetry.stats import RouteStats
-from proxy.throttle.charge import Limiter
+from proxy.throttle.charge import Limiter, Quota, Strategy
 from proxy.upstream.cluster import Cluster, ClusterSpec
 from proxy.upstream.pool import PoolLimits
 
 
 @dataclass(slots=True)
+class Shared:
+    """What outlives a policy and is one for all sidecars, where there is a store; else for this one."""
+
+    limiter: Limiter
+    bans: Board = field(default_factory=lambda: Board("bans"))
+    revoked: Board = field(default_factory=lambda: Board("revoked"))
+
+
+@dataclass(slots=True)
 class Compiled:
-    """What a listener runs; `default_chain` answers refusals that meet no route."""
+    """What a listener runs; `default_chain` answers refusals that meet no route.
+
+    `key_rings` have to be filled from these URLs, asked again after so many seconds; `uses_boards` says whether any
+    rule reads what sidecars tell each other.
+    """
 
     routes: RouteTable
     clusters: dict[str, Cluster]
     default_chain: FilterChain
     request_id: RequestId
     throttles: tuple[Throttle, ...]
+    ban_list: BanList
+    key_rings: tuple[tuple[str, float, KeyRing], ...] = ()
+    uses_boards: bool = False
 
 
-def compile_policy(
-    policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: OnVerdict, limiter: Limiter
-) -> Compiled:
+def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: OnVerdict, shared: Shared) -> Compiled:
     """Raises ValueError where a file that the policy names can't be used."""
     entropy = Entropy()
     request_id = RequestId(entropy)
-    identity = _identity(policy, on_verdict)
+    ban_list = BanList(shared.bans)
+    identity = _identity(policy, on_verdict, shared)
     throttles: list[Throttle] = []
     clusters = {name: Cluster(_cluster_spec(name, model), loop) for name, model in policy.clusters.items()}
 
     def chain(used: list[str], more: dict[str, Limit]) -> tuple[FilterChain, tuple[str, ...]]:
         filters, names = _filters(policy, used, on_verdict, entropy)
         limits = _limits_of(policy, used, on_verdict) | more
+        bans = policy.combined(used).bans
+        if bans and bans.mode != "off":
+            name = next(f"{one}.bans" for one in reversed(used) if policy.policies[one].bans)
+            rule = Rule(name, Mode(bans.mode), on_verdict)
+            allow = Networks([*bans.allow, *policy.trusted_proxies])
+            filters += [_bans(rule, bans, ban_list, shared.limiter, allow), UserBans(rule, ban_list)]
+            names += (name if rule.mode is Mode.ENFORCE else f"{name} ({bans.mode})",)
         if identity is not None:
             filters.append(identity)
         if limits:
-            made = Throttle(tuple(limits.values()), limiter, loop, legacy=policy.answers.legacy_headers)
+            made = Throttle(
+                tuple(limits.values()),
+                shared.limiter,
+                loop,
+                legacy=policy.answers.legacy_headers,
+                window=policy.usage.window,
+            )
             throttles.append(made)
             filters.append(made)
             names += tuple(
@@ -60,7 +102,9 @@ def compile_policy(
     routes = []
     for name, model in policy.routes.items():
         own = {
-            key: limit_of(f"{name}.{key}", one, on_verdict) for key, one in model.limits.items() if one.mode != "off"
+            key: limit_of(f"{name}.{key}", one, on_verdict, plain_labels=policy.usage.keys == "plain")
+            for key, one in model.limits.items()
+            if one.mode != "off"
         }
         made, names = chain(policy.defaults.use if model.use is None else model.use, own)
         routes.append(
@@ -75,14 +119,60 @@ def compile_policy(
                 rule_names=names,
             )
         )
-    return Compiled(RouteTable(routes), clusters, chain(policy.defaults.use, {})[0], request_id, tuple(throttles))
+    rings: list[tuple[str, float, KeyRing]] = []
+    jwt = policy.identity.jwt if policy.identity else None
+    if identity is not None and identity.tokens is not None and jwt is not None and jwt.keys_url is not None:
+        rings.append((jwt.keys_url, jwt.refresh, identity.tokens.ring))
+    table = RouteTable(routes)
+    default_chain = chain(policy.defaults.use, {})[0]
+    return Compiled(
+        table,
+        clusters,
+        default_chain,
+        request_id,
+        tuple(throttles),
+        ban_list,
+        tuple(rings),
+        uses_boards=any(
+            isinstance(one, Bans) or (isinstance(one, Identity) and one.tokens is not None)
+            for made in (default_chain, *(route.chain for route in routes))
+            for one in made.filters
+        ),
+    )
 
 
-def _identity(policy: Policy, on_verdict: OnVerdict) -> Identity | None:
-    if policy.identity is None or policy.identity.jwt.mode == "off":
+def _identity(policy: Policy, on_verdict: OnVerdict, shared: Shared) -> Identity | None:
+    """One filter for both kinds of credentials; either is enough where one is required."""
+    if policy.identity is None:
         return None
-    jwt = policy.identity.jwt
-    return Identity(Rule("identity.jwt", Mode(jwt.mode), on_verdict), tokens_of(jwt), required=jwt.required)
+    jwt, keys = policy.identity.jwt, policy.identity.api_keys
+    used = [(name, one) for name, one in (("jwt", jwt), ("api_keys", keys)) if one and one.mode != "off"]
+    if not used:
+        return None
+    name, first = next(((name, one) for name, one in used if one.required), used[0])
+    return Identity(
+        Rule(f"identity.{name}", Mode(first.mode), on_verdict),
+        tokens_of(jwt) if jwt and jwt.mode != "off" else None,
+        api_keys_of(keys) if keys and keys.mode != "off" else None,
+        shared.revoked if jwt and jwt.revoked == "redis" else Board("none"),
+        required=any(one.required for _, one in used),
+    )
+
+
+def _bans(rule: Rule, model: BansModel, ban_list: BanList, limiter: Limiter, allow: Networks) -> Bans:
+    """`allow` holds the trusted proxies too: what can't be read is refused in their name."""
+    amount, window = model.strikes
+    return Bans(
+        rule,
+        ban_list,
+        limiter,
+        Quota(f"{rule.name}.strikes", Strategy.SLIDING, amount, window),
+        frozenset(model.count),
+        BanTerms(model.ban.first, model.ban.to, model.ban.memory),
+        frozenset(path.encode() for path in model.honeypots),
+        allow,
+        scanners=model.scanners,
+    )
 
 
 def _limits_of(policy: Policy, used: list[str], on_verdict: OnVerdict) -> dict[str, Limit]:
@@ -92,7 +182,7 @@ def _limits_of(policy: Policy, used: list[str], on_verdict: OnVerdict) -> dict[s
         for key, model in policy.policies[name].limits.items():
             found.pop(key, None)
             if model.mode != "off":
-                found[key] = limit_of(f"{name}.{key}", model, on_verdict)
+                found[key] = limit_of(f"{name}.{key}", model, on_verdict, plain_labels=policy.usage.keys == "plain")
     return found
 
 

@@ -12,10 +12,10 @@ from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
 from proxy.addresses import Networks
 from proxy.exchange import Exchange
 from proxy.filter import Mode, OnVerdict, Rule
-from proxy.filters.identity import Tokens
+from proxy.filters.identity import ApiKeys, KeyRing, Tokens
 from proxy.filters.throttle import KeyPart, Limit
 from proxy.headers import Headers
-from proxy.policy.model import JwtModel, LimitModel
+from proxy.policy.model import ApiKeysModel, CostModel, ExemptModel, JwtModel, LimitMatchModel, LimitModel
 from proxy.throttle.charge import Quota, Strategy
 
 STRATEGIES = {
@@ -33,7 +33,7 @@ COUNTS: dict[str, Callable[[int], bool]] = {
 LETTERS = {1_000: "1s", 60_000: "1m", 3_600_000: "1h", 86_400_000: "1d"}
 
 
-def limit_of(name: str, model: LimitModel, on_verdict: OnVerdict) -> Limit:
+def limit_of(name: str, model: LimitModel, on_verdict: OnVerdict, *, plain_labels: bool = False) -> Limit:
     """`name` is the rule's whole name, and what its counters are called in the store."""
     shadows = model.mode == "shadow"
 
@@ -44,7 +44,7 @@ def limit_of(name: str, model: LimitModel, on_verdict: OnVerdict) -> Limit:
                 STRATEGIES[model.strategy],
                 amount,
                 window,
-                reserve=model.count != "all",
+                reserve=model.count != "all" or isinstance(model.cost, CostModel),
                 lease=int(model.lease * 1000),
                 shadow=shadow,
                 on_store_failure=model.on_store_failure,
@@ -75,17 +75,57 @@ def limit_of(name: str, model: LimitModel, on_verdict: OnVerdict) -> Limit:
         key=tuple(_part(one) for one in model.key),
         scope=name.encode(),
         costs=_costs(model),
-        exempt=Networks(model.exempt),
+        exempts=_exempts(model.exempt),
+        matches=_matches(model.match),
         tier_claim=tiers.claim if tiers else "",
         tiers={value: quotas(rates, shadow=shadows) for value, rates in tiers.limits.items()} if tiers else {},
         counts=COUNTS.get(model.count),
+        body_unit=(model.cost.body or 0) if isinstance(model.cost, CostModel) else 0,
+        cost_header=model.cost.header.lower().encode() if isinstance(model.cost, CostModel) else b"",
+        plain_labels=plain_labels,
     )
+
+
+def _exempts(model: ExemptModel) -> Callable[[Exchange], bool] | None:
+    if model == ExemptModel():
+        return None
+    networks = Networks(model.ip)
+    users = frozenset(model.users)
+    claims = tuple((name, frozenset(values)) for name, values in model.claims.items())
+
+    def exempts(exchange: Exchange) -> bool:
+        if exchange.client in networks or (users and exchange.user in users):
+            return True
+        known = exchange.claims
+        return known is not None and any(str(known.get(name)) in values for name, values in claims)
+
+    return exempts
+
+
+def _matches(model: LimitMatchModel) -> Callable[[Exchange], bool] | None:
+    if model == LimitMatchModel():
+        return None
+    prefixes = tuple(prefix.encode() for prefix in model.prefixes)
+    headers = tuple((name.lower().encode(), None if v is None else v.encode()) for name, v in model.headers.items())
+
+    def matches(exchange: Exchange) -> bool:
+        if prefixes and not exchange.path.startswith(prefixes):
+            return False
+        index = exchange.headers.index
+        return all(name in index if value is None else index.get(name) == value for name, value in headers)
+
+    return matches
 
 
 def _costs(model: LimitModel) -> dict[bytes, int]:
     """By method; the empty method is any other. A method that the rule does not match costs nothing."""
     given: dict[str, int] = {"default": 1}
-    given.update({"default": model.cost} if isinstance(model.cost, int) else dict(model.cost.items()))
+    if isinstance(model.cost, int):
+        given["default"] = model.cost
+    elif isinstance(model.cost, CostModel):
+        given["default"] = model.cost.reserve
+    else:
+        given.update({str(method): cost for method, cost in model.cost.items()})
     costs = {method.encode(): given.get(method, given["default"]) for method in METHODS}
     costs[b""] = given["default"]
     if model.methods:
@@ -100,6 +140,8 @@ def _part(key: str) -> KeyPart:
         return _address(int(key[3:] or 64))
     if kind == "user":
         return lambda exchange: exchange.user.encode() or None
+    if kind == "api-key":
+        return lambda exchange: exchange.api_key.encode() or None
     if kind == "claim":
         return lambda exchange: _text((exchange.claims or {}).get(name))
     if kind == "route":
@@ -143,12 +185,18 @@ def _cookie(headers: Headers, name: bytes) -> bytes | None:
 
 
 def tokens_of(model: JwtModel) -> Tokens:
-    """Raises ValueError where the keys can't be read or used."""
+    """Raises ValueError where the keys can't be read or used; those of a URL come later."""
+    keys: KeySet | None = None
     if model.secret is not None:
         keys = KeySet([OctKey.import_key(model.secret.get_secret_value())])
-    else:
-        keys = _keys(Path(model.keys_file or ""))
-    return Tokens(keys, tuple(model.algorithms), model.issuer, model.audience, model.skew, model.user_claim)
+    elif model.keys_file is not None:
+        keys = _keys(Path(model.keys_file))
+    return Tokens(KeyRing(keys), tuple(model.algorithms), model.issuer, model.audience, model.skew, model.user_claim)
+
+
+def api_keys_of(model: ApiKeysModel) -> ApiKeys:
+    known = {bytes.fromhex(one.sha256): (name, one.claims) for name, one in model.keys.items()}
+    return ApiKeys(model.header.lower().encode(), known)
 
 
 def _keys(path: Path) -> KeySet:

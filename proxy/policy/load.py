@@ -106,20 +106,22 @@ def _references(policy: Policy, document: Document) -> list[Finding]:
                 policy.combined(sets)
             except ValueError as error:
                 find(path, f"these sets do not go together: {error}")
-    if policy.identity is not None:
+    identity = policy.identity
+    if identity is not None and identity.jwt is not None:
         try:
-            tokens_of(policy.identity.jwt)
+            tokens_of(identity.jwt)
         except ValueError as error:
             find(("identity", "jwt", "keys_file"), str(error))
-    else:
+    if identity is None or identity.jwt is None:
         owners: list[tuple[Path_, dict[str, LimitModel]]] = [
             (("policies", name, "limits"), one.limits) for name, one in policy.policies.items()
         ]
         owners += [(("routes", name, "limits"), route.limits) for name, route in policy.routes.items()]
         for path, limits in owners:
             for name, limit in limits.items():
-                if limit.tiers or any(key == "user" or key.startswith("claim:") for key in limit.key):
-                    find((*path, name), "a key of user or claim, and tiers, need identity.jwt: nobody is known without")
+                keys = {key.partition(":")[0] for key in limit.key}
+                if identity is None and (limit.tiers or not keys.isdisjoint({"user", "claim", "api-key"})):
+                    find((*path, name), "a key of user, claim or api-key, and tiers, need identity: nobody is known")
     if policy.admin.token is None and not _loopback(policy.admin.address[0]):
         find(("admin", "address"), "an admin address that is not loopback needs admin.token")
     return findings

@@ -22,7 +22,9 @@ Rates = Annotated[list[tuple[int, int]], BeforeValidator(rates)]
 """Amounts and windows in milliseconds, written as `100/15m` or `10/1s, 50/10s`."""
 KeyName = Annotated[
     str,
-    Field(pattern=r"^(ip(/\d{1,3})?|user|route|method|(claim|header|cookie|param|const):[A-Za-z0-9_.-]{1,60})$"),
+    Field(
+        pattern=r"^(ip(/\d{1,3})?|user|api-key|route|method|(claim|header|cookie|param|const):[A-Za-z0-9_.-]{1,60})$"
+    ),
 ]
 _REDIS_URL = re.compile(r"rediss?://(?:[^/@]*@)?(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?(?:/\d{0,3})?")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
@@ -102,6 +104,14 @@ class AccessLogModel(Model):
     sample: Annotated[float, Field(ge=0, le=1)] = 1.0
 
 
+class SentinelModel(Model):
+    """The Sentinels that know where `master` is; the URL then says user, password, TLS and database."""
+
+    master: str
+    nodes: Annotated[list[Address], BeforeValidator(listed), Field(min_length=1)]
+    password: Secret | None = None
+
+
 class RedisModel(Model):
     """Where shared state lives. `timeout` is what a request waits at most; `prefix` keeps deployments apart.
 
@@ -112,6 +122,7 @@ class RedisModel(Model):
     url: Secret
     cluster: bool = False
     nodes: Annotated[list[Address], BeforeValidator(listed)] = []
+    sentinel: SentinelModel | None = None
     timeout: Duration = 0.02
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")] = "simplepro"
 
@@ -122,12 +133,25 @@ class RedisModel(Model):
             raise ValueError("not a Redis URL. Write redis[s]://[user:password@]host[:port][/database]")
         return value
 
+    @model_validator(mode="after")
+    def _one_kind(self) -> RedisModel:
+        if self.cluster and self.sentinel is not None:
+            raise ValueError("a Cluster finds its masters by itself. Write cluster or sentinel, not both")
+        return self
+
 
 class JwtModel(RuleModel):
-    """Bearer tokens that are verified here: by `secret` (HMAC), or by the public keys of `keys_file` (JWKS or PEM)."""
+    """Bearer tokens that are verified here: by `secret` (HMAC), or by public keys, of `keys_file` (JWKS or PEM) or of
+    `keys_url` (JWKS), which is asked again every `refresh` and when a token names another key.
+
+    `revoked: redis` refuses tokens that the board of that name revokes by `jti:`, `session:` or `user:`.
+    """
 
     secret: Secret | None = None
     keys_file: str | None = None
+    keys_url: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")] | None = None
+    refresh: Annotated[Duration, Field(ge=1)] = 300.0
+    revoked: Literal["redis", "off"] = "redis"
     algorithms: Annotated[list[Literal["HS256", "RS256", "ES256", "EdDSA"]], Field(min_length=1)] = ["HS256"]
     issuer: str = ""
     audience: str = ""
@@ -137,18 +161,40 @@ class JwtModel(RuleModel):
 
     @model_validator(mode="after")
     def _keys(self) -> JwtModel:
-        if (self.secret is None) == (self.keys_file is None):
-            raise ValueError("tokens are verified by secret or by keys_file. Give one of them")
+        if [self.secret, self.keys_file, self.keys_url].count(None) != 2:
+            raise ValueError("tokens are verified by secret, keys_file or keys_url. Give one of them")
         symmetric = "HS256" in self.algorithms
         if symmetric != (self.secret is not None) or (symmetric and len(self.algorithms) > 1):
-            raise ValueError("HS256 goes with secret and alone; RS256, ES256 and EdDSA go with keys_file")
+            raise ValueError("HS256 goes with secret and alone; RS256, ES256 and EdDSA go with keys_file or keys_url")
         if self.secret is not None and len(self.secret.get_secret_value()) < 32:
             raise ValueError("a secret of HS256 has at least 32 characters (RFC 7518 section 3.2)")
         return self
 
 
+class ApiKeyModel(Model):
+    """A key by its SHA-256 digest (`simplepro-proxy hash-key` makes both), and claims as a token would have them."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    claims: dict[str, str] = {}
+
+
+class ApiKeysModel(RuleModel):
+    """API keys by the name that limits, logs and statistics know them by."""
+
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,60}$")] = "x-api-key"
+    keys: Annotated[dict[Name, ApiKeyModel], Field(min_length=1)]
+    required: bool = False
+
+
 class IdentityModel(Model):
-    jwt: JwtModel
+    jwt: JwtModel | None = None
+    api_keys: ApiKeysModel | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> IdentityModel:
+        if self.jwt is None and self.api_keys is None:
+            raise ValueError("nobody can be known by this. Give jwt, api_keys, or both")
+        return self
 
 
 class ClusterTimeouts(Model):
@@ -168,6 +214,40 @@ class ClusterModel(Model):
 class IpAccessModel(RuleModel):
     allow: Networks = []
     deny: Networks = []
+
+
+def one_rate(value: object) -> tuple[int, int]:
+    found = rates(value)
+    if len(found) != 1:
+        raise ValueError(f'"{value}" are several rates, and one is wanted: 10/1m')
+    return found[0]
+
+
+class BanModel(Model):
+    """How long: `from` the first time, twice as long each time that is still remembered, `to` at most."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    first: Annotated[Duration, Field(alias="from", gt=0)] = 60.0
+    to: Annotated[Duration, Field(gt=0)] = 86_400.0
+    memory: Duration = 86_400.0
+
+
+class BansModel(RuleModel):
+    """Addresses that were refused more than `strikes` allow, that scan, or that ask for a honeypot are kept out.
+
+    `count` names reasons of refusals, and statuses of the application's answers.
+    """
+
+    strikes: Annotated[tuple[int, int], BeforeValidator(one_rate)] = (20, 60_000)
+    count: list[Annotated[str, BeforeValidator(str), Field(pattern=r"^([a-z-]{3,40}|[45]\d\d)$")]] = [
+        "rate-limited", "unauthenticated", "forbidden", "malformed-request", "ambiguous-target", "no-route",
+        "401", "403", "404",
+    ]  # fmt: skip
+    ban: BanModel = BanModel()
+    scanners: bool = True
+    honeypots: list[str] = ["/.env", "/.git/config", "/wp-login.php", "/phpmyadmin/", "/.aws/credentials"]
+    allow: Networks = []
 
 
 class CorsModel(RuleModel):
@@ -234,6 +314,42 @@ class TiersModel(Model):
     limits: dict[str, Rates]
 
 
+class CostModel(Model):
+    """What a request comes to, known once its answer is there; until then `reserve` units are held.
+
+    `header` is a field of the upstream's answer that says it; `body` is so many bytes of the request's body a unit.
+    """
+
+    header: Annotated[str, Field(pattern=r"^([A-Za-z0-9-]{1,60})?$")] = ""
+    body: Annotated[Size, Field(ge=1)] | None = None
+    reserve: Annotated[int, Field(ge=1, le=1000)] = 1
+
+    @model_validator(mode="after")
+    def _one(self) -> CostModel:
+        if bool(self.header) == (self.body is not None):
+            raise ValueError("a cost is told by a header of the answer or by the body's size. Write one of them")
+        return self
+
+
+class ExemptModel(Model):
+    """Whom a limit does not count: by client address, by user, or by a claim's value."""
+
+    ip: Networks = []
+    users: list[str] = []
+    claims: dict[str, list[str]] = {}
+
+
+class LimitMatchModel(Model):
+    """Which of its routes' requests a limit counts; all of them where it says nothing."""
+
+    prefixes: list[str] = []
+    headers: dict[str, str | None] = {}
+
+
+def networks_alone(value: object) -> object:
+    return {"ip": value} if isinstance(value, list) else value
+
+
 class LimitModel(RuleModel):
     """So many requests in so much time, for each value of `key`; or so many at once (`concurrent`)."""
 
@@ -243,11 +359,14 @@ class LimitModel(RuleModel):
         "sliding-window-counter"
     )
     key: Annotated[list[KeyName], BeforeValidator(one_or_more), Field(min_length=1)] = ["ip"]
-    cost: Annotated[int, Field(ge=0, le=1000)] | dict[MethodName | Literal["default"], int] = 1
+    cost: Annotated[int, Field(ge=0, le=1000)] | CostModel | dict[MethodName | Literal["default"], int] = Field(
+        default=1, union_mode="left_to_right"
+    )
     count: Literal["all", "failures", "errors", "misses"] = "all"
     lease: Duration = 60.0
     methods: list[MethodName] = []
-    exempt: Networks = []
+    match: LimitMatchModel = LimitMatchModel()
+    exempt: Annotated[ExemptModel, BeforeValidator(networks_alone)] = ExemptModel()
     tiers: TiersModel | None = None
     trial: Rates | None = None
     on_store_failure: Literal["local", "open", "closed"] = "local"
@@ -268,6 +387,7 @@ class LimitModel(RuleModel):
 class PolicySet(Model):
     limits: dict[Name, LimitModel] = {}
     ip: IpAccessModel | None = None
+    bans: BansModel | None = None
     cors: CorsModel | None = None
     security_headers: SecurityHeadersModel | None = None
     request: RequestModel | None = None
@@ -332,6 +452,13 @@ class AnswersModel(Model):
     legacy_headers: bool = False
 
 
+class UsageModel(Model):
+    """The heaviest keys of each limit: shown `hashed` or `plain`, by windows of that length."""
+
+    keys: Literal["hashed", "plain"] = "hashed"
+    window: Annotated[Duration, Field(ge=1)] = 60.0
+
+
 class DefaultsModel(Model):
     """What every route has unless it says otherwise; `use` is also the chain of refusals that meet no route."""
 
@@ -350,6 +477,7 @@ class Policy(Model):
     clusters: Annotated[dict[Name, ClusterModel], Field(min_length=1)]
     policies: dict[Name, PolicySet] = {}
     answers: AnswersModel = AnswersModel()
+    usage: UsageModel = UsageModel()
     defaults: DefaultsModel = DefaultsModel()
     routes: Annotated[dict[Name, RouteModel], Field(min_length=1)]
 

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from proxy import __version__
-from proxy.filters.throttle import Throttle
 from proxy.listener.server import Listener
+from proxy.policy.compile import Compiled
 from proxy.telemetry.access_log import AccessLog
 from proxy.throttle.distributed import RedisLimiter
 
@@ -26,10 +26,10 @@ class Metrics:
         self,
         listener: Listener,
         access_log: AccessLog | None,
-        throttles: tuple[Throttle, ...],
+        compiled: Compiled,
         shared: RedisLimiter | None,
     ) -> None:
-        self._throttles = throttles
+        self._compiled = compiled
         self._shared = shared
         self._listener = listener
         self._access_log = access_log
@@ -94,13 +94,16 @@ class Metrics:
     def _limits(self) -> Iterator[Metric]:
         usage = CounterMetricFamily("proxy_limit_decisions", "Charges by quota and verdict", labels=["rule", "verdict"])
         total: dict[tuple[str, str], int] = {}
-        for throttle in self._throttles:
+        for throttle in self._compiled.throttles:
             for name, seen in list(throttle.usage.items()):
                 for verdict in ("admitted", "denied", "shadowed"):
                     total[name, verdict] = total.get((name, verdict), 0) + getattr(seen, verdict)
         for key, count in total.items():
             usage.add_metric(list(key), count)
         yield usage
+        bans = self._compiled.ban_list
+        yield GaugeMetricFamily("proxy_bans", "Bans that hold now", sum(1 for _ in bans))
+        yield CounterMetricFamily("proxy_bans_added", "Bans that this sidecar began", bans.added)
         if self._shared is None:
             return
         store = self._shared.store

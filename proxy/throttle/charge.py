@@ -48,12 +48,14 @@ class Charge:
     Immutable, and kept for clients that come again; `wire` is for an adapter to keep its form of it.
     """
 
-    __slots__ = ("cost", "holds", "identity", "key", "quota", "wire")
+    __slots__ = ("cost", "holds", "identity", "key", "label", "quota", "wire")
 
-    def __init__(self, quota: Quota, identity: str, cost: int = 1) -> None:
+    def __init__(self, quota: Quota, identity: str, cost: int = 1, label: str = "") -> None:
+        """`label` is what statistics call whoever is charged; the identity where it is empty."""
         self.quota = quota
         self.identity = identity
         self.cost = cost
+        self.label = label or identity
         self.holds = quota.reserve or quota.strategy is Strategy.CONCURRENT
         self.key = f"{{{identity}}}:{quota.name}:{int(quota.strategy)}:{quota.window}"
         """Without the amount: editing a limit's number keeps its counters. The braces are a Cluster's hash tag."""
@@ -85,6 +87,8 @@ class Decision(NamedTuple):
 
 
 OnDecision = Callable[[Decision], None]
+Settlement = tuple[Charge, int]
+"""A charge that was reserved, and how many units of it are taken for good; 0 gives it back whole."""
 
 
 class Limiter(Protocol):
@@ -93,5 +97,5 @@ class Limiter(Protocol):
     def decide(self, charges: Sequence[Charge], reservation: str, then: OnDecision) -> None:
         """Take all or nothing. `reservation` names this exchange where a quota reserves."""
 
-    def settle(self, charges: Sequence[Charge], reservation: str, *, counts: bool) -> None:
-        """Give the reservations of these charges back; where it `counts`, take their cost for good."""
+    def settle(self, settlements: Sequence[Settlement], reservation: str) -> None:
+        """Give the reservations back, and take what they came to."""

@@ -54,13 +54,21 @@ class ClusterStore:
         self._complete = asyncio.Event()
         self._refresher: asyncio.Task[None] | None = None
         self.stats = StoreStats()
-        self.on_revived: Callable[[], None] = lambda: None
+        self.on_revived: list[Callable[[], None]] = []
         for seed in seeds:
             self._nodes[seed] = self._new(seed)
 
     @property
     def available(self) -> bool:
         return self._known.is_set() and any(self._nodes[node].available for node in self._masters)
+
+    @property
+    def location(self) -> Node:
+        """Some node that answers, where one does."""
+        for node, store in self._nodes.items():
+            if store.available:
+                return node
+        return next(iter(self._nodes))
 
     @property
     def pending(self) -> int:
@@ -129,7 +137,7 @@ class ClusterStore:
     def _new(self, node: Node) -> Store:
         address = replace(self._account, host=node[0], port=node[1])
         store = Store(address, self._deadline, self._scripts, self.stats)
-        store.on_revived = self._on_node_revived
+        store.on_revived.append(self._on_node_revived)
         return store
 
     def _on_node_revived(self) -> None:
@@ -139,7 +147,8 @@ class ClusterStore:
     def _check_complete(self) -> None:
         if self._known.is_set() and all(self._nodes[node].available for node in self._masters):
             self._complete.set()
-            self.on_revived()
+            for revived in self.on_revived:
+                revived()
 
     async def _keep_map(self) -> None:
         while True:

@@ -17,11 +17,11 @@ from math import ceil
 
 import hiredis
 
-from proxy.throttle.charge import Charge, Decision, OnDecision, Outcome, Strategy
+from proxy.throttle.charge import Charge, Decision, OnDecision, Outcome, Settlement, Strategy
 from proxy.throttle.cluster import ClusterStore, slot_of
 from proxy.throttle.local import LocalLimiter
 from proxy.throttle.script import DECIDE, SETTLE
-from proxy.throttle.store import Reply, Store, StoreAddress, StoreError, pack
+from proxy.throttle.store import Locate, Reply, Store, StoreAddress, StoreError, pack
 
 HEARTBEAT_SECONDS = 2.0
 PEER_LIVES_MS = 7_000
@@ -42,14 +42,21 @@ class RedisLimiter:
     """`prefix` keeps deployments on one server apart. `peers` is the last known number of live sidecars."""
 
     def __init__(
-        self, address: StoreAddress, prefix: str, deadline: float, nodes: tuple[tuple[str, int], ...] = ()
+        self,
+        address: StoreAddress,
+        prefix: str,
+        deadline: float,
+        nodes: tuple[tuple[str, int], ...] = (),
+        locate: Locate | None = None,
     ) -> None:
-        """With `nodes` the store is a Cluster, and `address` only says who we are to it."""
+        """With `nodes` the store is a Cluster, and `address` only says who we are to it; so it does with `locate`."""
         self.store: Store | ClusterStore = (
-            ClusterStore(nodes, address, deadline, SCRIPTS) if nodes else Store(address, deadline, SCRIPTS)
+            ClusterStore(nodes, address, deadline, SCRIPTS)
+            if nodes
+            else Store(address, deadline, SCRIPTS, locate=locate)
         )
         self._whole = not nodes
-        self.store.on_revived = self._on_revived
+        self.store.on_revived.append(self._on_revived)
         self.peers = 1
         self.fallback = LocalLimiter(lambda: time.monotonic() * 1000)
         self.decisions = {"redis": 0, "local": 0}
@@ -152,35 +159,40 @@ class RedisLimiter:
         if admitted:
             for charge, outcome in zip(charges, told, strict=True):
                 if outcome.admitted and not charge.holds:
-                    self._owe(charge)
+                    self._owe(charge, charge.cost)
         return Decision(admitted, tuple(told), alone.source)
 
     def _share(self, charge: Charge) -> Charge:
         amount = max(1, ceil(charge.quota.amount / self.peers))
         return Charge(replace(charge.quota, amount=amount), charge.identity, charge.cost)
 
-    def _owe(self, charge: Charge) -> None:
+    def _owe(self, charge: Charge, taken: int) -> None:
         key = charge.key
-        if key in self._owed or len(self._owed) < MAX_OWED:
+        if charge.quota.strategy is not Strategy.CONCURRENT and (key in self._owed or len(self._owed) < MAX_OWED):
             _, before = self._owed.get(key, (charge, 0))
-            self._owed[key] = (charge, before + charge.cost)
+            self._owed[key] = (charge, before + taken)
 
-    def settle(self, charges: Sequence[Charge], reservation: str, *, counts: bool) -> None:
-        self.fallback.settle([self._share(charge) for charge in charges], reservation, counts=counts)
+    def settle(self, settlements: Sequence[Settlement], reservation: str) -> None:
+        self.fallback.settle([(self._share(charge), taken) for charge, taken in settlements], reservation)
         if self.store.available:
-            for group in [charges] if self._whole else _by_identity(charges):
-                self.send_settlement(group, reservation, "take" if counts else "drop")
+            for group in [settlements] if self._whole else _settlements_by_identity(settlements):
+                self.send_settlement(group, reservation)
+            return
+        for charge, taken in settlements:
+            if taken:
+                self._owe(charge, taken)
 
-    def send_settlement(self, charges: Sequence[Charge], reservation: str, mode: str) -> None:
-        """`charges` share a slot."""
+    def send_settlement(self, settlements: Sequence[Settlement], reservation: str, mode: str = "settle") -> None:
+        """Their keys share a slot."""
         store = self.store
         keys: list[str] = []
         arguments: list[bytes | str | int] = [-1, reservation, mode]
-        for charge in charges:
+        for charge, taken in settlements:
             key = f"{self._prefix}:{charge.key}"
             keys += (key, key if mode == "merge" else key + ":r")
             quota = charge.quota
-            arguments += (int(quota.strategy), quota.amount, quota.window, charge.cost)
+            taken = 0 if quota.strategy is Strategy.CONCURRENT else taken
+            arguments += (int(quota.strategy), quota.amount, quota.window, charge.cost, taken)
         slot = 0 if self._whole else slot_of(keys[0])
 
         def answered(reply: Reply) -> None:
@@ -203,9 +215,7 @@ class RedisLimiter:
         self._announce()
         owed, self._owed = self._owed, {}
         for charge, cost in owed.values():
-            whole = Charge(charge.quota, charge.identity, min(cost, charge.quota.amount * self.peers))
-            if charge.quota.strategy is not Strategy.CONCURRENT:
-                self.send_settlement([whole], "-", "merge")
+            self.send_settlement([(charge, min(cost, charge.quota.amount * self.peers))], "-", "merge")
         self.fallback.clear()
 
     async def _beat(self) -> None:
@@ -282,7 +292,7 @@ class _Together:
         for group in self._held:
             some = [one for one in group if not (taken and one.holds)]
             if some:
-                self._limiter.send_settlement(some, self._reservation, "take" if taken else "drop")
+                self._limiter.send_settlement([(one, one.cost if taken else 0) for one in some], self._reservation)
         if self._away:
             self._then(self._limiter.decided_alone(self._charges, self._reservation))
         else:
@@ -296,6 +306,13 @@ def _by_identity(charges: Sequence[Charge]) -> list[list[Charge]]:
     groups: dict[str, list[Charge]] = {}
     for charge in charges:
         groups.setdefault(charge.identity, []).append(charge)
+    return list(groups.values())
+
+
+def _settlements_by_identity(settlements: Sequence[Settlement]) -> list[list[Settlement]]:
+    groups: dict[str, list[Settlement]] = {}
+    for one in settlements:
+        groups.setdefault(one[0].identity, []).append(one)
     return list(groups.values())
 
 

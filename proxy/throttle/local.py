@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import ceil, floor
 
-from proxy.throttle.charge import Charge, Decision, OnDecision, Outcome, Strategy
+from proxy.throttle.charge import Charge, Decision, OnDecision, Outcome, Settlement, Strategy
 
 MAX_KEYS = 100_000
 
@@ -91,19 +91,19 @@ def _look_sliding(counter: Counter, cost: int, held: int, amount: int, window: i
     return Outcome(fits, max(0, amount - held - weighted), reset, retry)
 
 
-def take(counter: Counter, charge: Charge, now: float) -> None:
-    """Take the charge, whether it fits or not."""
+def take(counter: Counter, charge: Charge, cost: int, now: float) -> None:
+    """Take so many units, whether they fit or not."""
     quota = charge.quota
     if quota.strategy is Strategy.FIXED:
         if not counter.count:
             counter.expires = now + quota.window
-        counter.count += charge.cost
+        counter.count += cost
     elif quota.strategy is Strategy.MOVING:
-        counter.times += [now] * charge.cost
+        counter.times += [now] * cost
     elif quota.strategy is Strategy.SLIDING:
-        counter.count += charge.cost
+        counter.count += cost
     elif quota.strategy is Strategy.BUCKET:
-        counter.tat = max(counter.tat, now) + charge.cost * quota.window / quota.amount
+        counter.tat = max(counter.tat, now) + cost * quota.window / quota.amount
 
 
 class LocalLimiter:
@@ -135,17 +135,17 @@ class LocalLimiter:
                 if charge.holds:
                     counter.reserved[reservation] = (now + charge.quota.lease, charge.cost)
                 else:
-                    take(counter, charge, now)
+                    take(counter, charge, charge.cost, now)
         return Decision(admitted, outcomes, "local")
 
-    def settle(self, charges: Sequence[Charge], reservation: str, *, counts: bool) -> None:
+    def settle(self, settlements: Sequence[Settlement], reservation: str) -> None:
         now = self._clock()
-        for charge in charges:
+        for charge, taken in settlements:
             counter = self._counter(charge.key)
             held = counter.reserved.pop(reservation, None)
-            if counts and held is not None and charge.quota.strategy is not Strategy.CONCURRENT:
+            if taken and held is not None and charge.quota.strategy is not Strategy.CONCURRENT:
                 look(counter, charge, now)
-                take(counter, charge, now)
+                take(counter, charge, taken, now)
 
     def _counter(self, key: str) -> Counter:
         """The key's counter, now the most recently used."""

@@ -165,20 +165,19 @@ Answers 1 or 0 for all, then for each charge fits, remaining, reset, retry."""
 SETTLE = (
     _COMMON
     + """
-local mode = ARGV[3]
+local merge = ARGV[3] == 'merge'
 for i = 1, #KEYS / 2 do
-  local at = 4 + (i - 1) * 4
-  local kind, amount, window, cost = charge(at)
-  local held = mode == 'merge' and 1 or 0
-  if mode ~= 'merge' then
+  local kind, amount, window, cost, taken = charge(4 + (i - 1) * 5)
+  local held = merge and 1 or 0
+  if not merge then
     for unit = 1, cost do held = held + redis.call('ZREM', KEYS[2 * i], reservation .. ':' .. unit) end
   end
-  if held > 0 and mode ~= 'drop' then
-    take(kind, KEYS[2 * i - 1], amount, window, cost)
+  if held > 0 and taken > 0 then
+    take(kind, KEYS[2 * i - 1], amount, window, taken)
   end
 end
 return 1
 """
 )
-"""KEYS as for DECIDE. ARGV: now, the reservation's name, `take`, `drop` or `merge` (take what no reservation holds),
-then for each charge strategy, amount, window, cost."""
+"""KEYS as for DECIDE. ARGV: now, the reservation's name, `settle` or `merge` (take what no reservation holds), then for
+each charge strategy, amount, window, cost, units taken for good."""

@@ -11,7 +11,7 @@ import logging
 import random
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 Reply = Any
 """What hiredis makes of an answer: bytes, int, list or None."""
 OnReply = Callable[[Reply], None]
+Locate = Callable[[], Awaitable[tuple[str, int]]]
 
 MAX_PENDING = 20_000
 """Commands that wait for an answer; more are told at once that the store is away."""
@@ -110,6 +111,8 @@ class _Link(asyncio.Protocol):
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
                 then, asked = self.pending.popleft()
+                if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("READONLY"):
+                    self._store.on_demoted(self)
                 if then is not None:
                     self._store.on_answer(perf_counter() - asked)
                     then(reply)
@@ -124,11 +127,17 @@ class _Link(asyncio.Protocol):
 class Store:
     """Asks while the server answers; once it is away, says so without asking, and looks for it by itself.
 
-    `deadline` is seconds. `on_revived` is called whenever the server is back.
+    `deadline` is seconds. `on_revived` are called whenever the server is back. `locate` says where it is now, where
+    that changes (Sentinel).
     """
 
     def __init__(
-        self, address: StoreAddress, deadline: float, scripts: dict[str, str], stats: StoreStats | None = None
+        self,
+        address: StoreAddress,
+        deadline: float,
+        scripts: dict[str, str],
+        stats: StoreStats | None = None,
+        locate: Locate | None = None,
     ) -> None:
         self._address = address
         self._deadline = deadline
@@ -143,7 +152,9 @@ class Store:
         self._told = ""
         self._tried = asyncio.Event()
         self.stats = stats or StoreStats()
-        self.on_revived: Callable[[], None] = lambda: None
+        self._locate = locate
+        self.location = (address.host, address.port)
+        self.on_revived: list[Callable[[], None]] = []
 
     @property
     def available(self) -> bool:
@@ -209,7 +220,14 @@ class Store:
         if link is self._link:
             self._give_up(link, "the connection ended")
 
+    def on_demoted(self, link: _Link) -> None:
+        """The server is a replica now. A Cluster's map tells where to go instead, a Sentinel when asked."""
+        if self._locate is not None and link is self._link:
+            self._loop.call_soon(self._give_up, link, "it is a replica now")
+
     def _give_up(self, link: _Link, reason: str) -> None:
+        if link is not self._link:
+            return
         self._link = None
         link.transport.abort()
         self._tell(f"away: {reason}")
@@ -240,16 +258,17 @@ class Store:
                 self._late = 0
                 self.stats.reconnects += 1
                 self._tell("answers")
-                self.on_revived()
+                for revived in self.on_revived:
+                    revived()
                 return
 
     async def _connect(self) -> _Link:
         """A connection that is logged in and knows the scripts."""
         address = self._address
         context = ssl.create_default_context() if address.tls else None
-        _, link = await self._loop.create_connection(
-            lambda: _Link(self, self._writer), address.host, address.port, ssl=context
-        )
+        if self._locate is not None:
+            self.location = await self._locate()
+        _, link = await self._loop.create_connection(lambda: _Link(self, self._writer), *self.location, ssl=context)
         try:
             if address.password:
                 user = (address.username,) if address.username else ()
@@ -277,7 +296,7 @@ class Store:
         if state != self._told:
             self._told = state
             level = logging.INFO if state == "answers" else logging.WARNING
-            log.log(level, "store %s:%d %s", self._address.host, self._address.port, state)
+            log.log(level, "store %s:%d %s", *self.location, state)
 
     async def close(self) -> None:
         self._closed = True

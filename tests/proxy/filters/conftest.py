@@ -32,6 +32,7 @@ class Application:
 
     def __init__(self) -> None:
         self.lines = ""
+        self.status = b"200 OK"
         self.heads: list[str] = []
 
     async def __call__(self, reader: Reader, writer: Writer) -> None:
@@ -43,7 +44,7 @@ class Application:
                 writer.write(f"HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n".encode())
                 await reader.read()
                 return
-            writer.write(f"HTTP/1.1 200 OK\r\n{self.lines}Content-Length: 2\r\n\r\n".encode())
+            writer.write(b"HTTP/1.1 %b\r\n%bContent-Length: 2\r\n\r\n" % (self.status, self.lines.encode()))
             writer.write(b"" if head.startswith(b"HEAD ") else b"ok")
 
 

@@ -20,7 +20,7 @@ from stack.process import ServerProcess
 from tests.conftest import Served, Start
 from tests.proxy.filters.conftest import Application, Ask
 from tests.proxy.test_policy import GOOD
-from tests.wire import Reader, ScriptedUpstream, Writer
+from tests.wire import Reader, ScriptedUpstream, Writer, echo
 
 SECRET = "a secret of at least thirty-two characters"
 JWT = f'identity: {{jwt: {{secret: "{SECRET}", issuer: simplepro}}}}\n'
@@ -218,6 +218,85 @@ async def test_only_failures_count(
         seen.append((await served.ask(request))[0])
         await settled(served)
     assert seen == [200, 401, 200, 401, 429]
+
+
+async def test_the_answer_says_what_it_cost(serve: Start, upstream: ScriptedUpstream, store: str) -> None:
+    costs = iter([b"X-Cost: 3\r\n", b"", b"X-Cost: many\r\n", b"X-Cost: 0\r\n"])
+
+    async def script(reader: Reader, writer: Writer) -> None:
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\n%bContent-Length: 2\r\n\r\nok" % next(costs))
+
+    upstream.script = script
+    limits = "{work: {limit: 10/1h, cost: {header: x-cost, reserve: 2}, strategy: fixed-window}}"
+    served = await serve(upstream.port, more=store, limits=limits)
+    left = []
+    for _ in range(4):
+        _, fields, _ = await served.ask(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert "x-cost" not in fields
+        left.append(fields["ratelimit"].split(";")[1])
+        await settled(served)
+    assert left == ["r=8", "r=5", "r=3", "r=1"]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_costs_by_its_size(serve: Start, upstream: ScriptedUpstream, store: str, chunked: bool) -> None:
+    upstream.script = echo
+    limits = "{upload: {limit: 10/1h, cost: {body: 1KiB}, strategy: fixed-window}}"
+    served = await serve(upstream.port, more=store, limits=limits)
+    body = b"x" * 3000
+    framed = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
+    seen = []
+    for _ in range(4):
+        seen.append((await served.ask(b"POST / HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n%b" % (framing, framed)))[0])
+        await served_idle(served)
+    assert seen == [200, 200, 200, 200 if chunked else 429]
+    told = (await served.ask(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"))[:2]
+    assert told[0] == (429 if chunked else 200)
+
+
+async def test_a_limit_counts_only_what_it_matches(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask
+) -> None:
+    limits = '{one: {limit: 1/1h, match: {prefixes: [/batch], headers: {x-kind: "bulk"}}}}'
+    served = await serve(upstream.port, limits=limits)
+    assert await statuses(ask, served, 2, "X-Kind: bulk") == [200, 200]
+    assert await statuses(ask, served, 2, target="/batch/a") == [200, 200]
+    assert await statuses(ask, served, 2, "X-Kind: bulk", target="/batch/a") == [200, 429]
+
+
+async def test_exempt_by_address_user_and_claim(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask
+) -> None:
+    exempt = "{ip: [192.0.2.0/24], users: [monitor], claims: {role: [super_admin]}}"
+    limits = f"{{one: {{limit: 1/1h, key: const:all, exempt: {exempt}}}}}"
+    served = await serve(upstream.port, more=JWT, limits=limits, trusted="[127.0.0.0/8]")
+    assert await statuses(ask, served, 2) == [200, 429]
+    for line in ("X-Forwarded-For: 192.0.2.7", token(sub="monitor"), token(role="super_admin")):
+        assert await statuses(ask, served, 2, line) == [200, 200]
+    assert await statuses(ask, served, 1, token(role="sales")) == [429]
+
+
+@pytest.mark.parametrize("keys", ["hashed", "plain"])
+async def test_the_heaviest_keys_are_told(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask, keys: str
+) -> None:
+    served = await serve(
+        upstream.port, more=f"usage: {{keys: {keys}}}", limits="{all: {limit: 100/1h}}", trusted="[127.0.0.0/8]"
+    )
+    await statuses(ask, served, 3, "X-Forwarded-For: 192.0.2.1")
+    await statuses(ask, served, 1, "X-Forwarded-For: 192.0.2.2")
+    url = f"http://127.0.0.1:{served.proxy.admin.port}/limits/usage"
+    async with aiohttp.ClientSession() as session:
+        (rule,) = (await (await session.get(url)).json())["rules"]
+        text = await (await session.get(url + "?format=csv&top=1")).text()
+    assert (rule["rule"], rule["admitted"]) == ("everything.all", 4)
+    assert [row["units"] for row in rule["heaviest"]] == [3, 1]
+    heaviest = rule["heaviest"][0]["key"]
+    assert (heaviest == "192.0.2.1") is (keys == "plain")
+    assert text.splitlines() == ["rule,key,units", f"everything.all,{heaviest},3"]
 
 
 async def settled(served: Served) -> None:

@@ -10,7 +10,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.throttle.charge import Charge, Decision, Outcome, Quota, Strategy
+from proxy.throttle.charge import Charge, Decision, Outcome, Quota, Settlement, Strategy
 from proxy.throttle.local import LocalLimiter
 from proxy.throttle.script import DECIDE, SETTLE
 
@@ -41,12 +41,12 @@ class Script:
         rows = [reply[at : at + 4] for at in range(1, len(reply), 4)]
         return Decision(bool(reply[0]), tuple(Outcome(bool(row[0]), *row[1:]) for row in rows), "local")
 
-    def settle(self, charges: list[Charge], reservation: str, *, counts: bool) -> None:
-        arguments: list[str | float] = [f"{self.now:.3f}", reservation, "take" if counts else "drop"]
-        for charge in charges:
+    def settle(self, settlements: list[Settlement], reservation: str) -> None:
+        arguments: list[str | float] = [f"{self.now:.3f}", reservation, "settle"]
+        for charge, taken in settlements:
             quota = charge.quota
-            arguments += [int(quota.strategy), quota.amount, quota.window, charge.cost]
-        self._settle(keys=self._keys(charges), args=arguments)
+            arguments += [int(quota.strategy), quota.amount, quota.window, charge.cost, taken]
+        self._settle(keys=self._keys([charge for charge, _ in settlements]), args=arguments)
 
 
 QUOTAS = st.builds(
@@ -64,16 +64,11 @@ QUOTAS = st.builds(
 def charges_of(draw: st.DrawFn) -> list[Charge]:
     quotas = draw(st.lists(QUOTAS, min_size=1, max_size=3, unique_by=lambda quota: quota.name))
     identity = draw(st.sampled_from(["1" * 24, "2" * 24]))
-    return [
-        Charge(
-            quota, identity, 1 if quota.reserve or quota.strategy is Strategy.CONCURRENT else draw(st.integers(1, 4))
-        )
-        for quota in quotas
-    ]
+    return [Charge(quota, identity, draw(st.integers(1, 4))) for quota in quotas]
 
 
 STEPS = st.lists(
-    st.tuples(charges_of(), st.integers(0, 400_000), st.sampled_from([None, True, False])), min_size=1, max_size=25
+    st.tuples(charges_of(), st.integers(0, 400_000), st.none() | st.integers(0, 5)), min_size=1, max_size=25
 )
 
 
@@ -84,15 +79,16 @@ async def test_the_server_is_there(valkey_port: int) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_both_say_the_same(valkey_port: int, steps: list[tuple[list[Charge], int, bool | None]]) -> None:
+def test_both_say_the_same(valkey_port: int, steps: list[tuple[list[Charge], int, int | None]]) -> None:
     script = Script(valkey_port)
     model = LocalLimiter(lambda: script.now)
-    for number, (charges, passing, counts) in enumerate(steps):
+    for number, (charges, passing, taken) in enumerate(steps):
         script.now += passing
         assert script.decided(charges, str(number)) == model.decided(charges, str(number))
-        if counts is not None:
-            script.settle(charges, str(number), counts=counts)
-            model.settle(charges, str(number), counts=counts)
+        if taken is not None:
+            settlements = [(charge, taken) for charge in charges]
+            script.settle(settlements, str(number))
+            model.settle(settlements, str(number))
     script.client.close()
 
 

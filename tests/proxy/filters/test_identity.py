@@ -1,0 +1,150 @@
+"""Who asks: API keys, keys from a URL that turn, revoked tokens; over HTTP and over WebSocket handshakes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator
+
+import aiohttp
+import orjson
+import pytest
+from aiohttp import web
+from joserfc import jwt
+from joserfc.jwk import ECKey, KeySet, OctKey, RSAKey
+
+from tests.conftest import Served, Start
+from tests.proxy.filters.conftest import Application, Ask
+from tests.wire import ScriptedUpstream
+
+SECRET = "a secret of at least thirty-two characters"
+DIGEST = hashlib.sha256(b"the key of a partner").hexdigest()
+KEYS = f"api_keys: {{required: true, keys: {{partner: {{sha256: {DIGEST}, claims: {{plan: premium}}}}}}}}"
+JWT = f'jwt: {{secret: "{SECRET}", required: true}}'
+
+
+def bearer(**claims: object) -> str:
+    claims = {"sub": "ada", "exp": int(time.time()) + 60, "iat": int(time.time()) - 5, **claims}
+    return "Authorization: Bearer " + jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(SECRET))
+
+
+async def test_an_api_key_is_known_by_its_digest(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask
+) -> None:
+    limits = "{by-key: {limit: 1/1h, key: api-key, tiers: {claim: plan, limits: {premium: 2/1h}}}}"
+    served = await serve(upstream.port, more=f"identity: {{{KEYS}}}", limits=limits)
+    assert (await ask(served)).status == 401
+    refused = await ask(served, "X-API-Key: another key")
+    assert orjson.loads(refused.body)["rule"] == "identity.api_keys"
+    seen = [(await ask(served, "X-API-Key: the key of a partner")).status for _ in range(3)]
+    assert seen == [200, 200, 429]
+    assert "the key of a partner" not in served.proxy.policy.model_dump_json()
+
+
+async def test_either_credential_is_enough(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask
+) -> None:
+    served = await serve(upstream.port, more=f"identity: {{{JWT}, {KEYS}}}")
+    assert (await ask(served, bearer())).status == 200
+    assert (await ask(served, "X-API-Key: the key of a partner")).status == 200
+    assert (await ask(served, "Authorization: Bearer none")).status == 401
+
+
+@pytest.mark.parametrize("name", ["jti:t1", "session:s1", "user:ada"])
+async def test_a_revoked_token_is_refused_at_once(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask, name: str
+) -> None:
+    served = await serve(upstream.port, more=f"identity: {{{JWT}}}")
+    token = bearer(jti="t1", sessionId="s1")
+    assert (await ask(served, token)).status == 200
+    async with aiohttp.ClientSession() as session:
+        answer = await session.post(f"http://127.0.0.1:{served.proxy.admin.port}/revocations?name={name}&seconds=60")
+        assert answer.status == 200
+        answer = await session.post(f"http://127.0.0.1:{served.proxy.admin.port}/revocations?name=ada")
+        assert answer.status == 400
+    refused = await ask(served, token)
+    assert (refused.status, refused.fields["www-authenticate"]) == (401, "Bearer")
+    assert "was ended" in orjson.loads(refused.body)["detail"]
+    younger = bearer(jti="t2", sessionId="s2", iat=int(time.time()) + 5)
+    assert (await ask(served, younger)).status == 200
+
+
+class Issuer:
+    """Serves a JWKS document that may change; counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.keys: list[RSAKey | ECKey] = [RSAKey.generate_key(2048, {"kid": "first"})]
+        self.asked = 0
+
+    async def document(self, _: web.Request) -> web.Response:
+        self.asked += 1
+        return web.json_response(KeySet(list(self.keys)).as_dict(private=False))
+
+    def token(self, number: int, algorithm: str = "RS256") -> str:
+        key = self.keys[number]
+        claims = {"sub": "ada", "exp": int(time.time()) + 60}
+        header = {"alg": algorithm, "kid": key.kid}
+        return "Authorization: Bearer " + jwt.encode(header, claims, key, algorithms=[algorithm])
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[tuple[Issuer, str]]:
+    made = Issuer()
+    app = web.Application()
+    app.router.add_get("/jwks", made.document)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield made, f"http://127.0.0.1:{runner.addresses[0][1]}/jwks"
+    await runner.cleanup()
+
+
+async def start(serve: Start, upstream: ScriptedUpstream, url: str) -> Served:
+    more = f"identity: {{jwt: {{keys_url: {url}, algorithms: [RS256, ES256], required: true}}}}"
+    return await serve(upstream.port, more=more)
+
+
+async def test_keys_from_a_url_turn(
+    serve: Start,
+    upstream: ScriptedUpstream,
+    application: Application,
+    ask: Ask,
+    issuer: tuple[Issuer, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.fleet.jwks.HURRY_SECONDS", 0.0)
+    who, url = issuer
+    served = await start(serve, upstream, url)
+    old = who.token(0)
+    assert (await ask(served, old)).status == 200
+    assert (await ask(served, old)).status == 200
+    assert who.asked == 1
+    who.keys = [ECKey.generate_key("P-256", {"kid": "second"})]
+    turned = asyncio.Event()
+    served.proxy.compiled.key_rings[0][2].on_change.append(turned.set)
+    new = who.token(0, "ES256")
+    assert (await ask(served, new)).status == 401
+    async with asyncio.timeout(5):
+        await turned.wait()
+    assert (await ask(served, new)).status == 200
+    assert (await ask(served, old)).status == 401
+
+
+async def test_unknown_keys_do_not_make_it_ask_again_and_again(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask, issuer: tuple[Issuer, str]
+) -> None:
+    who, url = issuer
+    served = await start(serve, upstream, url)
+    who.keys.append(RSAKey.generate_key(2048, {"kid": "of another"}))
+    for _ in range(5):
+        assert (await ask(served, who.token(1))).status == 401
+    assert who.asked == 1
+
+
+async def test_an_issuer_that_is_away_is_no_reason_not_to_start(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask
+) -> None:
+    served = await start(serve, upstream, "http://127.0.0.1:1/jwks")
+    assert (await ask(served, bearer())).status == 401
+    assert served.proxy.key_sources[0].failures == 1
