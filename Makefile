@@ -6,7 +6,7 @@ COMMA := ,
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
 
-.PHONY: help setup run system test check format bench bench-limits soak lock clean
+.PHONY: help setup run system test check format bench bench-limits bench-latency soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -56,6 +56,9 @@ bench: setup system ## CPU a request beside nginx, Envoy and others: ONLY=proxy,
 
 bench-limits: setup ## decisions a second beside limits as it is, and memory a key
 	@$(BIN)/python -m tests.bench.limits
+
+bench-latency: setup system ## p99 that limits add at 2,000 requests a second; a greedy client beside others
+	@$(BIN)/python -m tests.bench.steady
 
 soak: setup system ## minutes of mixed and broken load; memory must stay flat: MINUTES=10
 	@$(BIN)/python -m tests.bench.soak --minutes "$(or $(MINUTES),10)"

@@ -246,5 +246,6 @@ def _listener_settings(policy: Policy) -> ListenerSettings:
         max_pipelined=bounds.pipelined,
         max_connections=bounds.connections,
         per_client=bounds.connections_per_client,
+        connection_rate=bounds.connection_rate,
         backlog=bounds.backlog,
     )

@@ -14,6 +14,8 @@ from proxy.rejection import MalformedRequest, Rejection
 MAX_LINE = 1024
 MAX_EXTENSIONS = 16 * 1024
 MAX_TRAILERS = 8 * 1024
+FREE_CHUNKS, MIN_AVERAGE = 1024, 8
+"""Past so many chunks they have to hold so many bytes on average: less is work made for its own sake."""
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e]|\\[\t\x20-\x7e])*"'
@@ -32,13 +34,14 @@ _SIZE_LINE, _DATA, _DATA_END, _TRAILERS, _DONE = range(5)
 class ChunkedDecoder:
     """`feed` returns the payload in what it was given; `done` and `rest` tell when the message has ended."""
 
-    __slots__ = ("_extensions", "_left", "_line", "_state", "_trailer_size", "rest", "trailers")
+    __slots__ = ("_chunks", "_extensions", "_left", "_line", "_size", "_state", "_trailer_size", "rest", "trailers")
 
     def __init__(self) -> None:
         self._state = _SIZE_LINE
         self._left = 0
         self._line = b""
         self._extensions = 0
+        self._chunks = self._size = 0
         self._trailer_size = 0
         self.trailers: list[Pair] = []
         self.rest = b""
@@ -108,6 +111,10 @@ class ChunkedDecoder:
         if self._extensions > MAX_EXTENSIONS:
             raise _malformed(f"chunk extensions exceed {MAX_EXTENSIONS} bytes")
         self._left = int(digits, 16)
+        self._chunks += 1
+        self._size += self._left
+        if self._left and self._chunks > FREE_CHUNKS and self._size < self._chunks * MIN_AVERAGE:
+            raise _malformed(f"more than {FREE_CHUNKS} chunks hold less than {MIN_AVERAGE} bytes each")
         self._state = _DATA if self._left else _TRAILERS
 
     def _on_trailer(self, line: bytes) -> None:

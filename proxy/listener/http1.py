@@ -98,7 +98,9 @@ class Downstream(asyncio.Protocol):
         self._peer = self.listener.peer_of(transport.get_extra_info("peername"))
         self.deadline = self._loop.time() + self.timeouts.head
         refused = self.listener.admit(self, self._peer)
-        if refused:
+        if self.listener.floods(self._peer):
+            self.cut()
+        elif refused:
             self._refuse(TooManyConnections(refused, rule="listener.connections", retry_after=1.0))
 
     def data_received(self, data: bytes) -> None:

@@ -28,7 +28,8 @@ SWEEP_SECONDS = 0.25
 
 @dataclass(frozen=True, slots=True)
 class ListenerSettings:
-    """Bounds in bytes and counts; `per_client` counts connections of one untrusted address."""
+    """Bounds in bytes and counts; `per_client` counts connections of one untrusted address, `connection_rate` those
+    that it opens in a second."""
 
     host: str
     port: int
@@ -41,6 +42,7 @@ class ListenerSettings:
     max_pipelined: int
     max_connections: int
     per_client: int
+    connection_rate: int
     backlog: int
 
 
@@ -70,6 +72,8 @@ class Listener:
         self.first_check = min(settings.timeouts.body_progress, SWEEP_SECONDS * 4)
         self._connections: set[Downstream] = set()
         self._by_client: defaultdict[str, int] = defaultdict(int)
+        self._arrived: defaultdict[str, int] = defaultdict(int)
+        self._second = 0
         self.writer = TickWriter(self.loop)
         self._one_left = asyncio.Event()
         self._server: asyncio.Server | None = None
@@ -91,6 +95,20 @@ class Listener:
         address = normalise(peername[0]) if peername else None
         address = address or "0.0.0.0"  # noqa: S104  # an address to report, not to bind
         return Peer(address, b"http", address in self.settings.trusted)
+
+    def floods(self, peer: Peer) -> bool:
+        """Whether this client opens connections faster than it may; they are closed unread."""
+        if peer.trusted:
+            return False
+        second = int(self.loop.time())
+        if second != self._second:
+            self._second = second
+            self._arrived.clear()
+        self._arrived[peer.address] += 1
+        if self._arrived[peer.address] <= self.settings.connection_rate:
+            return False
+        self.stats.rejections["listener.connection_rate", "connection-flood", "enforce"] += 1
+        return True
 
     def admit(self, connection: Downstream, peer: Peer) -> str:
         """Count the connection in; says why where it is one too many."""

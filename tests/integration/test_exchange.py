@@ -393,3 +393,19 @@ async def test_a_body_over_the_limit_is_refused(serve: Start, upstream: Scripted
     wire = await served.connect()
     wire.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * 11)
     assert (await wire.answer())[0] == 413
+
+
+async def test_a_client_that_opens_connections_too_fast_is_cut(serve: Start, upstream: ScriptedUpstream) -> None:
+    served = await serve(upstream.port, bounds="{connection_rate: 5}")
+    wires = [await served.connect() for _ in range(30)]
+    for wire in wires:
+        wire.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    cut = 0
+    for wire in wires:
+        try:
+            assert (await wire.answer())[0] == 200
+        except (ConnectionResetError, asyncio.IncompleteReadError):
+            cut += 1
+    assert 15 <= cut <= 25, "five a second, over one or two seconds"
+    assert served.proxy.listener.stats.rejections["listener.connection_rate", "connection-flood", "enforce"] == cut
+    assert served.proxy.listener.open_connections == 30 - cut

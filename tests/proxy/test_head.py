@@ -124,3 +124,12 @@ def test_broken_chunks_are_refused_at_any_cut(data: bytes, cuts: list[int]) -> N
 def test_malformed_chunks(body: bytes) -> None:
     with pytest.raises(Rejection):
         ChunkedDecoder().feed(body)
+
+
+def test_very_many_very_small_chunks_are_refused() -> None:
+    honest = ChunkedDecoder()
+    assert honest.feed(b"8\r\n12345678\r\n" * 5000 + b"0\r\n\r\n") == b"12345678" * 5000
+    few = ChunkedDecoder()
+    assert few.feed(b"1\r\na\r\n" * 1000 + b"0\r\n\r\n") == b"a" * 1000
+    with pytest.raises(Rejection, match="1024 chunks"):
+        ChunkedDecoder().feed(b"1\r\na\r\n" * 1025)
