@@ -20,6 +20,7 @@ from proxy.fleet.jwks import KeySource
 from proxy.fleet.redis import Fleet
 from proxy.fleet.sentinel import locator
 from proxy.listener.http1 import Timeouts
+from proxy.listener.overload import OverloadTerms, memory_bound
 from proxy.listener.server import Listener, ListenerSettings
 from proxy.policy.compile import Compiled, Shared, compile_policy
 from proxy.policy.model import Policy
@@ -139,6 +140,8 @@ class Proxy:
             self.fleet.start()
         for source in self.key_sources:
             await source.start()
+        for cluster in self.compiled.clusters.values():
+            cluster.start()
         await self.listener.start()
         await self.admin.start()
         settle_memory()
@@ -248,4 +251,9 @@ def _listener_settings(policy: Policy) -> ListenerSettings:
         per_client=bounds.connections_per_client,
         connection_rate=bounds.connection_rate,
         backlog=bounds.backlog,
+        overload=OverloadTerms(
+            memory_bound() if listener.overload.memory is None else listener.overload.memory,
+            listener.overload.loop_lag,
+            listener.overload.relief,
+        ),
     )

@@ -95,6 +95,10 @@ class Exchange:
     status = 0
     cluster = ""
     endpoint = ""
+    deadline = float("inf")
+    """Seconds of the loop's clock."""
+    deadline_told = False
+    """Whether the upstream is to know it, since the client asked for one."""
     upstream_started = 0.0
     upstream_time = -1.0
     verdicts: tuple[Verdict, ...] = ()

@@ -19,7 +19,7 @@ STRIPPED = HOP_BY_HOP | {
     b"expect", b"via", b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host",
     b"x-forwarded-port", b"x-forwarded-server", b"x-forwarded-prefix", b"x-forwarded-ssl", b"x-real-ip",
     b"x-client-ip", b"true-client-ip", b"x-cluster-client-ip", b"x-request-id", b"x-correlation-id", b"x-csp-nonce",
-    b"traceparent",
+    b"traceparent", b"x-request-timeout", b"x-request-deadline",
 }  # fmt: skip
 """Removed from every request before it goes on; what of it is true is asserted anew."""
 
@@ -112,8 +112,8 @@ def _lines(chain: bytes, node: bytes, scheme: bytes, host: bytes, earlier: bytes
     )
 
 
-def request_head(exchange: Exchange, length: int, endpoint: str) -> bytes:
-    """The head as the upstream gets it; `length` is the body's framing (`http1.framing`)."""
+def request_head(exchange: Exchange, length: int, endpoint: str, extra: bytes = b"") -> bytes:
+    """The head as the upstream gets it; `length` is the body's framing, `extra` lines of this attempt."""
     headers = exchange.headers
     index = headers.index
     encoded = headers.encoded
@@ -127,6 +127,8 @@ def request_head(exchange: Exchange, length: int, endpoint: str) -> bytes:
         lines.append(_VIA[exchange.minor])
     if not exchange.host:
         lines.append(b"host: %b\r\n" % endpoint.encode())
+    if extra:
+        lines.append(extra)
     if length == CHUNKED:
         lines.append(b"transfer-encoding: chunked\r\n")
     if exchange.websocket:

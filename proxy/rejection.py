@@ -176,6 +176,27 @@ class UpstreamBusy(Rejection):
     remedy = "Try again later."
 
 
+class BreakerIsOpen(Rejection):
+    """The cluster failed too often lately; it is left alone until `retry_after`, when the breaker probes."""
+
+    status, close_code, reason, title = 503, 1013, "breaker-open", "Upstream failing"
+    remedy = "Try again once the breaker has probed."
+
+
+class Overloaded(Rejection):
+    """More work than can be done in good time; low priorities are refused first."""
+
+    status, close_code, reason, title = 503, 1013, "overloaded", "Overloaded"
+    remedy = "Try again later, with growing pauses."
+
+
+class DeadlineExceeded(Rejection):
+    """Not even begun: it could not have ended in the time that the client gave."""
+
+    status, close_code, reason, title = 504, 1013, "deadline-exceeded", "Deadline exceeded"
+    remedy = "Give the request more time (X-Request-Timeout, in milliseconds)."
+
+
 class UpstreamUnavailable(Rejection):
     status, close_code, reason, title = 503, 1013, "upstream-unavailable", "Upstream unavailable"
     remedy = "Try again later."

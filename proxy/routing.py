@@ -15,6 +15,7 @@ from proxy.exchange import Exchange
 from proxy.filter import FilterChain
 
 if TYPE_CHECKING:
+    from proxy.listener.fallback import Fallback
     from proxy.telemetry.stats import RouteStats
     from proxy.upstream.cluster import Cluster
 
@@ -29,6 +30,8 @@ class RouteLimits:
     websocket_idle: float
     max_body: int
     max_buffered: int
+    tell_deadline: bool = False
+    """Whether the upstream is told how long it has (X-Request-Deadline, in milliseconds from now)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,9 @@ class Route:
     stats: RouteStats
     websocket: bool = True
     rule_names: tuple[str, ...] = ()
+    priority: int = 2
+    """0 critical to 3 low: who is refused first where there is too much."""
+    fallback: Fallback | None = None
     order: int = field(default=0)
     label: bytes = field(init=False)
     conditional: bool = field(init=False)

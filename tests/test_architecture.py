@@ -30,6 +30,7 @@ ALLOWED = {
     },
     "proxy.batch": set(),
     "proxy.upstream": {
+        "breaker",
         "proxy.batch",
         "proxy.exchange",
         "proxy.headers",

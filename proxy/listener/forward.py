@@ -1,4 +1,4 @@
-"""One exchange at a time for one client connection: chain, cluster, endpoint, and the way back.
+"""One exchange at a time for one client connection: chain, cluster, attempts, and the way back.
 
 Driven by callbacks: no task exists unless a filter has to wait. The Forwarder is the Waiter of a pool and the Receiver
 of an upstream connection; `client` is the connection that it works for.
@@ -15,41 +15,67 @@ from typing import TYPE_CHECKING
 from proxy.exchange import Answered, Exchange, Payload, Response
 from proxy.forwarding import request_head
 from proxy.headers import Headers
-from proxy.http1.chunked import encode_chunk, encode_last_chunk
 from proxy.http1.framing import CHUNKED, NO_BODY
 from proxy.listener.answer import AnswerWriter
+from proxy.listener.hedge import Hedge
 from proxy.listener.rescue import refusal
 from proxy.listener.tunnel import Tunnel, accepts
+from proxy.listener.upload import Upload
 from proxy.rejection import (
     BodyTooLarge,
+    DeadlineExceeded,
     InternalError,
     InvalidUpstreamResponse,
     Rejection,
     SlowClient,
+    UpstreamBusy,
     UpstreamTimeout,
 )
-from proxy.upstream.cluster import Endpoint
-from proxy.upstream.connection import UpstreamConnection
+from proxy.upstream.retry import IDEMPOTENT, repeatable
 
 if TYPE_CHECKING:
     from proxy.headers import Pair
     from proxy.listener.http1 import Downstream
     from proxy.routing import Route
+    from proxy.upstream.attempt import Attempt
+    from proxy.upstream.cluster import Cluster, Endpoint
+    from proxy.upstream.connection import Receiver, UpstreamConnection
 
 log = logging.getLogger(__name__)
 
-PENDING_LIMIT = 64 * 1024
-"""Bytes of a request body held while no upstream connection is there yet; then the client is not read from."""
-SAFE_TO_REPEAT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-"""RFC 9110 section 9.2.2; TRACE is refused anyway."""
 MAX_STALE_RETRIES = 3
+LEAST_SECONDS = 0.005
+"""What can't have that long is not begun."""
+PRECISE_SECONDS = 2.0
+"""Deadlines nearer than this have a timer; the listener's sweep is good enough for others."""
 
 
 class Forwarder:
     __slots__ = (
-        "_answer", "_buffered", "_client", "_collecting", "_endpoint", "_expects", "_length", "_loop", "_pending",
-        "_pending_size", "_progress", "_progress_at", "_request_ended", "_response_body", "_response_head", "_retries",
-        "_route", "_task", "_trailers", "_tried_at", "_tunnel", "_upstream", "_upstream_at", "exchange",
+        "_answer",
+        "_attempt",
+        "_buffered",
+        "_client",
+        "_cluster",
+        "_failed",
+        "_hedge",
+        "_kept",
+        "_kept_pairs",
+        "_loop",
+        "_response_body",
+        "_response_head",
+        "_retrying",
+        "_route",
+        "_stale_retries",
+        "_task",
+        "_timers",
+        "_tried_at",
+        "_tries",
+        "_tunnel",
+        "_upstream",
+        "_upstream_at",
+        "exchange",
+        "upload",
     )  # fmt: skip
 
     def __init__(self, client: Downstream, loop: asyncio.AbstractEventLoop) -> None:
@@ -57,29 +83,41 @@ class Forwarder:
         self._loop = loop
         self._answer = AnswerWriter(client)
         self._task: asyncio.Future[None] | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._failed: list[Endpoint] = []
+        self._response_body: list[bytes] = []
+        self._kept: list[bytes] | None = None
+        self._kept_pairs: list[Pair] = []
+        self._hedge: Hedge | None = None
         self.exchange: Exchange | None = None
+        self.upload = Upload(client)
 
     # the request
 
     def begin(self, exchange: Exchange, route: Route, length: int, *, expects: bool) -> None:
         self.exchange = exchange
         self._route = route
-        self._length = length
-        self._expects = expects
-        self._request_ended = length == NO_BODY
+        self._cluster: Cluster | None = None
+        self._attempt: Attempt | None = None
         self._upstream: UpstreamConnection | None = None
-        self._endpoint: Endpoint | None = None
         self._tunnel: Tunnel | None = None
-        self._pending: list[bytes] = []
-        self._pending_size = 0
-        self._retries = 0
-        self._progress = 0
-        self._progress_at = self._tried_at = self._upstream_at = exchange.started
-        self._trailers: list[Pair] = []
-        self._collecting = route.chain.buffers_request and length != NO_BODY
+        self._tries = self._stale_retries = 0
+        self._retrying = False
+        self._tried_at = self._upstream_at = exchange.started
         self._response_head: Response | None = None
-        self._response_body: list[bytes] = []
         self._buffered = 0
+        exchange.deadline = exchange.started + route.limits.request
+        asked = exchange.headers.index.get(b"x-request-timeout")
+        if asked is not None and asked.isdigit() and len(asked) < 10:
+            exchange.deadline = min(exchange.deadline, exchange.started + int(asked) / 1000)
+            exchange.deadline_told = True
+        self.upload.begin(
+            length,
+            route.cluster.retry.replay if route.cluster.retry.attempts > 1 else 0,
+            exchange.started,
+            expects=expects,
+            collecting=route.chain.buffers_request and length != NO_BODY,
+        )
         route.stats.in_flight += 1
         self._answer.begin(exchange)
         self._run_policies(exchange, -1)
@@ -129,132 +167,224 @@ class Forwarder:
 
     def _admitted(self) -> None:
         """The policies let the request's head pass."""
-        if self._collecting:
-            self._continue()
-            if self._request_ended:
+        if self.upload.collecting:
+            self.upload.say_continue()
+            if self.upload.ended:
                 self._collected()
         else:
-            self._connect()
-
-    def _continue(self) -> None:
-        if self._expects and self.exchange is not None and not self.exchange.bytes_in and self.exchange.minor:
-            self._expects = False
-            self._client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._enter()
 
     def _collected(self) -> None:
         """Judge the whole body. The fields change on a copy: the client's next request may mean the same ones again."""
-        exchange = self._current()
-        self._collecting = False
-        payload = Payload(b"".join(self._pending))
+        exchange, upload = self._current(), self.upload
+        upload.collecting = False
+        payload = Payload(upload.whole())
 
         async def judge() -> None:
             await self._route.chain.on_client_payload(exchange, payload)
-            self._pending = [payload.data] if payload.data else []
-            self._length = len(payload.data)
+            upload.replace(payload.data)
             exchange.headers = Headers(list(exchange.headers.pairs))
-            exchange.headers.set(b"content-length", b"%d" % self._length)
+            exchange.headers.set(b"content-length", b"%d" % upload.length)
 
-        self._spawn(judge(), self._connect)
+        self._spawn(judge(), self._enter)
 
-    def _connect(self, *, fresh: bool = False) -> None:
-        exchange = self._current()
-        cluster = self._route.cluster
-        endpoint = cluster.pick()
-        endpoint.active += 1
-        self._endpoint = endpoint
-        exchange.cluster = cluster.name
-        exchange.endpoint = endpoint.address
+    def on_client_data(self, data: bytes) -> None:
+        exchange, upload = self._current(), self.upload
+        exchange.bytes_in += len(data)
+        limit = self._route.limits.max_buffered if upload.collecting else self._route.limits.max_body
+        if exchange.bytes_in > limit:
+            self._conclude(BodyTooLarge(f"the body exceeds {limit} bytes", rule="limits.max_body"))
+            return
+        upload.feed(data)
+
+    def on_client_end(self, trailers: list[Pair]) -> None:
+        self.upload.finish(trailers)
+        self._tried_at = self._loop.time()
+        if self.upload.collecting and self._task is None:
+            self._collected()
+
+    # attempts
+
+    def _enter(self, cluster: Cluster | None = None) -> None:
+        """Take a place among the cluster's requests, and make the first attempt."""
+        exchange, route = self._current(), self._route
+        cluster = cluster or route.cluster
+        now = self._loop.time()
         try:
+            if exchange.deadline - now < max(LEAST_SECONDS, cluster.least_seconds):
+                raise DeadlineExceeded("no answer can be had in the time that is left", rule="timeouts.request")
+            cluster.enter(route.priority)
+        except Rejection as rejection:
+            self._conclude(rejection)
+            return
+        self._cluster = cluster
+        if exchange.deadline - now < PRECISE_SECONDS:
+            self._timers.append(self._loop.call_at(exchange.deadline, self._check_now))
+        self._try()
+
+    def _try(self, *, fresh: bool = False) -> None:
+        exchange, cluster = self._current(), self._cluster
+        if cluster is None:
+            raise RuntimeError("an attempt before the cluster was entered")
+        self._tries += not fresh
+        self._tried_at = self._loop.time()
+        exchange.cluster = cluster.name
+        try:
+            self._attempt = attempt = cluster.attempt(self._failed)
+            endpoint = attempt.endpoint
+            exchange.endpoint = endpoint.address
             connection = endpoint.pool.acquire(self, fresh=fresh)
         except Rejection as rejection:
             self._conclude(rejection)
             return
         if connection is not None:
             self.on_connection(connection)
-        else:
-            self._tried_at = self._loop.time()
 
     def on_connection(self, connection: UpstreamConnection) -> None:
-        exchange = self._current()
+        exchange, limits = self._current(), self._route.limits
         self._upstream = connection
         self._tried_at = self._upstream_at = self._loop.time()
         exchange.upstream_started = perf_counter()
-        head = request_head(exchange, self._length, exchange.endpoint)
-        connection.start(self, head, bodyless=exchange.method == b"HEAD", upgrade=exchange.websocket)
-        if self._length == NO_BODY:
-            return
-        self._continue()
-        for piece in self._pending:
-            self._write_body(connection, piece)
-        if self._retries == 0 and not self._request_ended:
-            self._pending = []
-        if self._request_ended:
-            self._end_body(connection)
-        elif connection.writable:
-            self._client.read_on()
+        self.send_request(connection, self)
+        if limits.per_try < PRECISE_SECONDS:
+            self._timers.append(self._loop.call_later(limits.per_try, self._check_now))
+        cluster = self._cluster
+        if cluster is not None and cluster.spec.hedge_after and self._hedge is None:
+            self._timers.append(self._loop.call_later(cluster.spec.hedge_after, self._begin_hedge))
+
+    def send_request(self, connection: UpstreamConnection, receiver: Receiver) -> None:
+        exchange = self._current()
+        extra = b""
+        if exchange.deadline_told or self._route.limits.tell_deadline:
+            extra = b"x-request-deadline: %d\r\n" % max(1, (exchange.deadline - self._loop.time()) * 1000)
+        head = request_head(exchange, self.upload.length, exchange.endpoint, extra)
+        connection.start(receiver, head, bodyless=exchange.method == b"HEAD", upgrade=exchange.websocket)
+        if receiver is self:
+            self.upload.attach(connection)
+        else:
+            self.upload.copy_to(connection)
 
     def on_no_connection(self, rejection: Rejection) -> None:
+        if not isinstance(rejection, UpstreamBusy):
+            self._attempt_failed("connect")
+            if self._again("connect"):
+                return
         self._conclude(rejection)
 
-    def on_client_data(self, data: bytes) -> None:
-        exchange = self._current()
-        exchange.bytes_in += len(data)
-        self._progress += len(data)
-        limit = self._route.limits.max_buffered if self._collecting else self._route.limits.max_body
-        if exchange.bytes_in > limit:
-            self._conclude(BodyTooLarge(f"the body exceeds {limit} bytes", rule="limits.max_body"))
+    def _attempt_failed(self, kind: str) -> None:
+        if self._attempt is not None:
+            self._attempt.failed(kind)
+
+    def _again(self, kind: str, retry_after: bytes | None = None) -> bool:
+        """Begin another attempt, where the terms and the budget allow one after `kind`."""
+        exchange, cluster, attempt = self._current(), self._cluster, self._attempt
+        if cluster is None or attempt is None or self._answer.begun:
+            return False
+        terms = cluster.retry
+        wanted = kind in terms.kinds or (kind.isdigit() and int(kind) in terms.statuses)
+        if not wanted or self._tries >= terms.attempts or not self.upload.replayable or self.upload.expects:
+            return False
+        if kind != "connect" and not repeatable(exchange):
+            return False
+        pause = terms.pause(self._tries, retry_after)
+        if pause is None or self._loop.time() + pause + LEAST_SECONDS > exchange.deadline:
+            return False
+        if self._retrying:
+            cluster.budget.give_back()
+            self._retrying = False
+        if not cluster.may_retry():
+            return False
+        self._retrying = True
+        cluster.stats.retries[kind] += 1
+        self._failed.append(attempt.endpoint)
+        self._drop_attempt()
+        self._tried_at = self._loop.time() + pause
+        self._timers.append(self._loop.call_later(pause, self._retry))
+        return True
+
+    def _retry(self) -> None:
+        if self.exchange is not None and self._attempt is None:
+            self._try()
+
+    def _drop_attempt(self) -> None:
+        """Give the attempt's endpoint and connection back; what it was sent or answered is of no use."""
+        if self._hedge is not None:
+            self._hedge.cancel()
+            self._hedge = None
+        self.upload.detach()
+        connection, self._upstream = self._upstream, None
+        attempt, self._attempt = self._attempt, None
+        if connection is not None:
+            connection.release(request_ended=self.upload.ended)
+        elif attempt is not None:
+            attempt.endpoint.pool.forget(self)
+        if attempt is not None:
+            attempt.end()
+
+    def on_upstream_lost(self, rejection: Rejection) -> None:
+        connection, self._upstream = self._upstream, None
+        if self._tunnel is not None:
+            self._finish(clean=False)
             return
-        connection = self._upstream
-        if connection is None or self._collecting:
-            self._pending.append(data)
-            self._pending_size += len(data)
-            if self._pending_size > PENDING_LIMIT and not self._collecting:
-                self._client.hold()
-        else:
-            self._write_body(connection, data)
+        if connection is not None and connection.reused and not connection.answered and self._take_stale():
+            return
+        self._attempt_failed("reset")
+        if not self._again("reset"):
+            self._conclude(rejection)
 
-    def _write_body(self, connection: UpstreamConnection, data: bytes) -> None:
-        connection.write(encode_chunk(data) if self._length == CHUNKED else data)
+    def _take_stale(self) -> bool:
+        """A kept-alive connection that the upstream had closed already: at once over a new one, and no failure."""
+        exchange = self._current()
+        if (
+            exchange.method not in IDEMPOTENT
+            or self.upload.length != NO_BODY
+            or self._stale_retries >= MAX_STALE_RETRIES
+        ):
+            return False
+        self._stale_retries += 1
+        if self._cluster is not None:
+            self._cluster.stats.retries["stale"] += 1
+        self._drop_attempt()
+        self._try(fresh=True)
+        return True
 
-    def on_client_end(self, trailers: list[Pair]) -> None:
-        self._request_ended = True
-        self._trailers = trailers
-        if self._collecting:
-            if self._task is None:
-                self._collected()
-        elif self._upstream is not None:
-            self._end_body(self._upstream)
+    def _begin_hedge(self) -> None:
+        """The attempt takes long: make another beside it, where that does no harm and the budget has one."""
+        exchange, cluster, attempt = self.exchange, self._cluster, self._attempt
+        if exchange is None or cluster is None or attempt is None or self._answer.begun or self._hedge is not None:
+            return
+        upload = self.upload
+        usable = repeatable(exchange) and upload.ended and upload.replayable and not exchange.websocket
+        if not usable or self._upstream is None or self._retrying or not cluster.may_retry():
+            return
+        self._retrying = True
+        try:
+            second = cluster.attempt([*self._failed, attempt.endpoint])
+        except Rejection:
+            return
+        cluster.stats.hedges += 1
+        self._hedge = Hedge(self, second)
+        self._hedge.begin()
 
-    def _end_body(self, connection: UpstreamConnection) -> None:
-        self._tried_at = self._loop.time()
-        if self._length == CHUNKED:
-            connection.write(encode_last_chunk(self._trailers))
+    def on_hedge_won(self, attempt: Attempt, connection: UpstreamConnection) -> None:
+        """The second attempt has the answer: the first ends, saying nothing."""
+        self._hedge = None
+        if self._upstream is not None:
+            self._upstream.abandon()
+        self._drop_attempt()
+        self._attempt, self._upstream = attempt, connection
+        self._current().endpoint = attempt.endpoint.address
 
-    def on_client_writable(self, writable: bool) -> None:
-        if self._upstream is not None and not self._upstream.transport.is_closing():
-            if writable:
-                self._upstream.resume_reading()
-                self._upstream_at = self._loop.time()
-            else:
-                self._upstream.pause_reading()
+    def on_hedge_lost(self) -> None:
+        self._hedge = None
 
     def on_upstream_writable(self, writable: bool) -> None:
-        self._upstream_at = self._progress_at = self._loop.time()
-        self._progress = 0
+        self._upstream_at = self.upload.progress_at = self._loop.time()
+        self.upload.progress = 0
         if writable:
             self._client.read_on()
         else:
             self._client.hold()
-
-    def on_client_gone(self) -> None:
-        """The client is no more: whatever runs for it ends, and everything is given back."""
-        exchange = self.exchange
-        if exchange is None:
-            return
-        if not exchange.status:
-            exchange.status = 499
-        exchange.failure = "client-gone"
-        self._finish(clean=False)
 
     # the answer
 
@@ -264,16 +394,30 @@ class Forwarder:
 
     def on_upstream_head(self, response: Response, length: int, data: bytes, ended: bool) -> None:
         exchange = self._current()
+        status = response.status
         exchange.upstream_time = perf_counter() - exchange.upstream_started
-        if self._route.chain.buffers_response and length != NO_BODY:
+        attempt = self._attempt
+        if attempt is not None:
+            attempt.answered(status)
+        if self._hedge is not None:
+            self._hedge.cancel()
+            self._hedge = None
+        if status >= 400 and self._instead(status, response):
+            return
+        route = self._route
+        if route.fallback is not None:
+            self._begin_keeping(exchange, response)
+        if route.chain.buffers_response and length != NO_BODY:
             self._response_head = response
             self.on_upstream_data(data, ended)
             return
         try:
-            self._route.chain.on_response(exchange, response)
+            route.chain.on_response(exchange, response)
         except Exception:
             self._defect()
             return
+        if self._kept is not None:
+            self._keep(data, ended, response)
         if ended:
             trailers = self._trailers_of(ended) if length == CHUNKED else []
             self._answer.head(response, length, data, True, trailers)
@@ -282,8 +426,62 @@ class Forwarder:
             self._upstream_at = self._loop.time()
             self._answer.head(response, length, data, False, [])
 
+    def _instead(self, status: int, response: Response) -> bool:
+        """Another attempt, or the route's fallback, in place of this answer."""
+        cluster = self._cluster
+        retryable = cluster is not None and status in cluster.retry.statuses
+        if retryable and self._again(str(status), response.headers.get(b"retry-after")):
+            return True
+        fallback = self._route.fallback
+        return fallback is not None and str(status) in fallback.kinds and self._fall_back(str(status))
+
+    def _fall_back(self, kind: str) -> bool:
+        """Answer by the route's fallback, where it has something."""
+        exchange, fallback, cluster = self._current(), self._route.fallback, self._cluster or self._route.cluster
+        if fallback is None or self._answer.begun or exchange.websocket:
+            return False
+        other = fallback.cluster
+        if other is not None and other is not cluster and self.upload.replayable and self._may_repeat(kind, exchange):
+            cluster.stats.fallbacks["cluster"] += 1
+            self._leave_cluster()
+            self._failed.clear()
+            self._tries = 0
+            self._enter(other)
+            return True
+        found = fallback.response(exchange)
+        if found is None:
+            return False
+        name, response = found
+        cluster.stats.fallbacks[name] += 1
+        exchange.failure = f"fallback-{name}"
+        self._own_answer(response, closing=False)
+        return True
+
+    def _may_repeat(self, kind: str, exchange: Exchange) -> bool:
+        """Whether the request was not sent, or may be sent again."""
+        return kind in ("breaker-open", "overloaded", "upstream-unavailable", "upstream-busy") or repeatable(exchange)
+
+    def _begin_keeping(self, exchange: Exchange, response: Response) -> None:
+        fallback = self._route.fallback
+        if fallback is not None and fallback.stale is not None and fallback.stale.keeps(exchange, response):
+            self._kept = []
+            self._kept_pairs = list(response.headers.pairs)
+
+    def _keep(self, data: bytes, ended: bool, response: Response | None = None) -> None:
+        kept, fallback = self._kept, self._route.fallback
+        if kept is None or fallback is None or fallback.stale is None:
+            return
+        kept.append(data)
+        if sum(map(len, kept)) > fallback.stale.max_body:
+            self._kept = None
+        elif ended:
+            self._kept = None
+            fallback.stale.keep(self._current(), 200, self._kept_pairs, b"".join(kept))
+
     def on_upstream_data(self, data: bytes, ended: bool) -> None:
         self._upstream_at = self._loop.time()
+        if self._kept is not None:
+            self._keep(data, ended)
         if self._response_head is not None:
             self._collect_response(data, ended)
             return
@@ -312,12 +510,17 @@ class Forwarder:
             self._answer.head(response, len(payload.data), payload.data, True, [])
             self._finish(clean=True)
 
+    # the tunnel
+
     def on_upstream_switched(self, response: Response, data: bytes) -> None:
         exchange = self._current()
         connection = self._upstream
         if connection is None or not accepts(exchange, response.headers.get(b"sec-websocket-accept")):
+            self._attempt_failed("reset")
             self._conclude(InvalidUpstreamResponse("the upstream's Sec-WebSocket-Accept does not fit the key"))
             return
+        if self._attempt is not None:
+            self._attempt.answered(101)
         self._route.chain.on_response(exchange, response)
         self._route.stats.websockets += 1
         self._answer.switching(response, data)
@@ -346,27 +549,31 @@ class Forwarder:
             if self._tunnel.finished:
                 self._finish(clean=False)
 
-    def on_upstream_lost(self, rejection: Rejection) -> None:
-        connection, self._upstream = self._upstream, None
-        exchange = self._current()
-        if self._tunnel is not None:
-            self._finish(clean=False)
+    # the client
+
+    def on_client_writable(self, writable: bool) -> None:
+        if self._upstream is not None and not self._upstream.transport.is_closing():
+            if writable:
+                self._upstream.resume_reading()
+                self._upstream_at = self._loop.time()
+            else:
+                self._upstream.pause_reading()
+
+    def on_client_gone(self) -> None:
+        """The client is no more: whatever runs for it ends, and everything is given back."""
+        exchange = self.exchange
+        if exchange is None:
             return
-        stale = connection is not None and connection.reused and not connection.answered
-        if (
-            stale
-            and exchange.method in SAFE_TO_REPEAT
-            and self._length == NO_BODY
-            and self._retries < MAX_STALE_RETRIES
-        ):
-            self._retries += 1
-            self._route.cluster.stats.retries += 1
-            self._give_back_endpoint()
-            self._connect(fresh=True)
-            return
-        self._conclude(rejection)
+        if not exchange.status:
+            exchange.status = 499
+        exchange.failure = "client-gone"
+        self._finish(clean=False)
 
     # the end
+
+    def _check_now(self) -> None:
+        if self.exchange is not None:
+            self.check(self._loop.time())
 
     def check(self, now: float) -> None:
         """Called by the listener's sweep while an exchange runs: is any of its time limits over?"""
@@ -378,33 +585,41 @@ class Forwarder:
         elif client.blocked_for(now) > client.timeouts.write_stall:
             exchange.failure = "slow-reader"
             self._finish(clean=False)
-        elif now - exchange.started > limits.request:
-            self._conclude(
-                UpstreamTimeout(f"the exchange took longer than {limits.request:g} s", rule="timeouts.request")
-            )
+        elif now >= exchange.deadline:
+            self._attempt_failed("timeout")
+            seconds = exchange.deadline - exchange.started
+            self._conclude(UpstreamTimeout(f"the exchange took longer than {seconds:g} s", rule="timeouts.request"))
         elif self._answer.begun:
             if not client.blocked_for(now) and now - self._upstream_at > limits.stream_idle:
                 exchange.failure = "stream-idle"
                 self._finish(clean=False)
-        elif not self._request_ended:
+        elif not self.upload.ended:
             self._check_upload(now)
-        elif self._endpoint is not None and now - self._tried_at > limits.per_try:
-            self._conclude(UpstreamTimeout(f"no answer within {limits.per_try:g} s", rule="timeouts.per_try"))
+        elif self._attempt is not None and now - self._tried_at >= limits.per_try:
+            self._attempt_failed("timeout")
+            if self._upstream is not None:
+                self._upstream.abandon()
+            if not self._again("timeout"):
+                self._conclude(UpstreamTimeout(f"no answer within {limits.per_try:g} s", rule="timeouts.per_try"))
 
     def _check_upload(self, now: float) -> None:
-        timeouts = self._client.timeouts
+        timeouts, upload = self._client.timeouts, self.upload
         if self._client.held:
             if now - self._upstream_at > self._route.limits.stream_idle:
+                self._attempt_failed("timeout")
                 self._conclude(UpstreamTimeout("the upstream stopped reading the body", rule="timeouts.stream_idle"))
-        elif now - self._progress_at > timeouts.body_progress:
-            if self._progress < timeouts.min_body_rate * timeouts.body_progress:
+        elif now - upload.progress_at > timeouts.body_progress:
+            if upload.progress < timeouts.min_body_rate * timeouts.body_progress:
                 self._conclude(SlowClient("the body came too slowly", rule="timeouts.body_progress"))
-            self._progress, self._progress_at = 0, now
+            upload.progress, upload.progress_at = 0, now
 
     def _conclude(self, outcome: Rejection | Answered) -> None:
         """End with an answer of our own, or cut the message where one has begun."""
         exchange = self._current()
         if isinstance(outcome, Rejection):
+            fallback = self._route.fallback
+            if fallback is not None and outcome.reason in fallback.kinds and self._fall_back(outcome.reason):
+                return
             exchange.rejection = outcome.reason
             self._client.listener.on_rejected(exchange, outcome)
         if self._answer.begun:
@@ -412,12 +627,15 @@ class Forwarder:
             self._finish(clean=False)
             return
         response = outcome.response if isinstance(outcome, Answered) else refusal(exchange, outcome)
+        self._own_answer(response, closing=isinstance(outcome, Rejection) and outcome.ends_connection)
+
+    def _own_answer(self, response: Response, *, closing: bool) -> None:
+        exchange = self._current()
         try:
             self._route.chain.on_response(exchange, response)
         except Exception:
             log.exception("a response hook failed", extra={"request_id": exchange.request_id.decode()})
-        ends = isinstance(outcome, Rejection) and outcome.ends_connection
-        self._answer.own(response, closing=ends or not self._client.can_drain(self._expects))
+        self._answer.own(response, closing=closing or not self._client.can_drain(self.upload.expects))
         self._finish(clean=True)
 
     def refuse(self, rejection: Rejection) -> None:
@@ -435,10 +653,19 @@ class Forwarder:
         log.error("the exchange failed", exc_info=error or True, extra={"request_id": exchange.request_id.decode()})
         self._conclude(InternalError("the proxy failed on this request"))
 
-    def _give_back_endpoint(self) -> None:
-        endpoint, self._endpoint = self._endpoint, None
-        if endpoint is not None:
-            endpoint.active -= 1
+    def _leave_cluster(self) -> None:
+        """Give back the attempt, the retry and the place among the cluster's requests."""
+        self._drop_attempt()
+        cluster, self._cluster = self._cluster, None
+        if cluster is not None:
+            cluster.leave()
+            if self._retrying:
+                self._retrying = False
+                cluster.budget.give_back()
+        if self._timers:
+            for timer in self._timers:
+                timer.cancel()
+            self._timers.clear()
 
     def _finish(self, *, clean: bool) -> None:
         """Give everything back; `clean` where the client's message ended as it should."""
@@ -447,22 +674,18 @@ class Forwarder:
         task, self._task = self._task, None
         if task is not None and task is not asyncio.current_task(self._loop):
             task.cancel()
-        connection, self._upstream = self._upstream, None
-        if connection is not None:
-            if not clean:
-                connection.abandon()
-            connection.release(request_ended=self._request_ended)
-        elif self._endpoint is not None:
-            self._endpoint.pool.forget(self)
-        self._give_back_endpoint()
+        if not clean and self._upstream is not None:
+            self._upstream.abandon()
+        self._leave_cluster()
         route = self._route
         route.stats.in_flight -= 1
         if route.chain.completes:
             route.chain.on_complete(exchange)
-        if self._pending_size:
-            self._pending = []
+        if self._failed:
+            self._failed = []
         if self._buffered:
             self._response_body = []
+        self._kept = None
         self._client.on_exchange_end(exchange, clean=clean, keep_alive=self._answer.keep_alive)
 
     def _current(self) -> Exchange:

@@ -19,6 +19,7 @@ from proxy.http1.chunked import ChunkedDecoder
 from proxy.http1.framing import CHUNKED, NO_BODY, RequestFacts
 from proxy.http1.head import RequestHeadParser
 from proxy.listener.forward import Forwarder
+from proxy.listener.overload import OVERLOADED
 from proxy.listener.rescue import refusal
 from proxy.listener.tunnel import is_handshake
 from proxy.rejection import (
@@ -27,6 +28,7 @@ from proxy.rejection import (
     MethodNotAllowed,
     MethodNotImplemented,
     NoRoute,
+    Overloaded,
     Rejection,
     SlowClient,
     TooManyConnections,
@@ -36,6 +38,7 @@ from proxy.target import canonical
 
 if TYPE_CHECKING:
     from proxy.listener.server import Listener
+    from proxy.routing import Route
 
 DRAIN_LIMIT = 256 * 1024
 """Bytes of a refused or unwanted body that are read and dropped so that the connection can stay."""
@@ -228,6 +231,8 @@ class Downstream(asyncio.Protocol):
         if route is None:
             raise self._unrouted(exchange)
         exchange.route = route
+        if listener.guard.level:
+            self._relieve(route)
         if websocket:
             if not route.websocket:
                 raise UpgradeNotAllowed("this route takes no WebSockets", rule=f"routes.{route.name}.websocket")
@@ -240,6 +245,14 @@ class Downstream(asyncio.Protocol):
         self._state = BUSY if length == NO_BODY else BODY
         self.deadline = exchange.started + listener.first_check
         self._forward.begin(exchange, route, length, expects=facts.expects)
+
+    def _relieve(self, route: Route) -> None:
+        """The process is near its limits: connections are not kept, and then only critical routes are served."""
+        self.may_keep_alive = False
+        guard = self.listener.guard
+        if guard.level == OVERLOADED and route.priority:
+            guard.refused += 1
+            raise Overloaded("the proxy itself is near its limits", rule="listener.overload", retry_after=1.0)
 
     def _refuse_body(self, exchange: Exchange, rejection: Rejection) -> None:
         """At once where the client waits for leave to send it; else when it begins, since one that only announces a
@@ -325,6 +338,12 @@ class Downstream(asyncio.Protocol):
         if not self.held:
             self.held = True
             self._transport.pause_reading()
+
+    @property
+    def speaks_11(self) -> bool:
+        """Whether the client of the exchange that runs knows interim answers."""
+        exchange = self._forward.exchange
+        return exchange is not None and exchange.minor > 0
 
     def read_on(self) -> None:
         if self.held:

@@ -15,6 +15,7 @@ from proxy.exchange import Exchange
 from proxy.filter import FilterChain
 from proxy.forwarding import Peer
 from proxy.listener.http1 import Downstream, Timeouts
+from proxy.listener.overload import OverloadGuard, OverloadTerms, resident
 from proxy.rejection import Rejection
 from proxy.routing import RouteTable
 from proxy.target import TargetRules
@@ -44,6 +45,7 @@ class ListenerSettings:
     per_client: int
     connection_rate: int
     backlog: int
+    overload: OverloadTerms
 
 
 class Listener:
@@ -66,6 +68,7 @@ class Listener:
         self.loop = asyncio.get_running_loop()
         self.stats = ListenerStats()
         self.draining = False
+        self.guard = OverloadGuard(settings.overload)
         self.name = name
         self.on_exchange_end = completed
         self.on_rejected = rejected
@@ -138,7 +141,9 @@ class Listener:
         while True:
             due = time.perf_counter() + SWEEP_SECONDS
             await asyncio.sleep(SWEEP_SECONDS)
-            self.stats.loop_lag.observe(max(0.0, time.perf_counter() - due))
+            lag = max(0.0, time.perf_counter() - due)
+            self.stats.loop_lag.observe(lag)
+            self.guard.measure(lag, resident())
             now = self.loop.time()
             for connection in [c for c in self._connections if c.deadline <= now]:
                 try:

@@ -24,14 +24,14 @@ from proxy.filters.bans import BanList, BanTerms
 from proxy.filters.identity import KeyRing
 from proxy.filters.throttle import Limit
 from proxy.fleet.board import Board
+from proxy.policy.clusters import cluster_spec, fallback_of
 from proxy.policy.helmet import header_set
 from proxy.policy.limits import api_keys_of, limit_of, tokens_of
-from proxy.policy.model import BansModel, ClusterModel, MatchModel, Policy, PolicySet, RouteModel, RuleModel
+from proxy.policy.model import BansModel, MatchModel, Policy, PolicySet, RouteModel, RuleModel
 from proxy.routing import Matcher, Route, RouteLimits, RouteTable
 from proxy.telemetry.stats import RouteStats
 from proxy.throttle.charge import Limiter, Quota, Strategy
-from proxy.upstream.cluster import Cluster, ClusterSpec
-from proxy.upstream.pool import PoolLimits
+from proxy.upstream.cluster import PRIORITIES, Cluster
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
     ban_list = BanList(shared.bans)
     identity = _identity(policy, on_verdict, shared)
     throttles: list[Throttle] = []
-    clusters = {name: Cluster(_cluster_spec(name, model), loop) for name, model in policy.clusters.items()}
+    clusters = {name: Cluster(cluster_spec(name, model), loop) for name, model in policy.clusters.items()}
 
     def chain(used: list[str], more: dict[str, Limit]) -> tuple[FilterChain, tuple[str, ...]]:
         filters, names = _filters(policy, used, on_verdict, entropy)
@@ -117,6 +117,8 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
                 stats=RouteStats(name),
                 websocket=model.websocket,
                 rule_names=names,
+                priority=PRIORITIES[model.priority],
+                fallback=fallback_of(model.fallback, clusters, loop.time) if model.fallback else None,
             )
         )
     rings: list[tuple[str, float, KeyRing]] = []
@@ -233,12 +235,6 @@ def _filters(
     return made, tuple(names)
 
 
-def _cluster_spec(name: str, model: ClusterModel) -> ClusterSpec:
-    times = model.timeouts
-    limits = PoolLimits(model.max_connections, model.max_waiting, times.wait, times.connect, times.idle)
-    return ClusterSpec(name, tuple(model.endpoints), model.balance, limits)
-
-
 def _matcher(match: MatchModel) -> Matcher:
     path = match.path if match.path is not None else str(match.prefix)
     kind = "prefix" if match.path is None else "template" if "{" in path else "exact"
@@ -263,4 +259,5 @@ def _limits(policy: Policy, model: RouteModel) -> RouteLimits:
         websocket_idle=times.websocket_idle,
         max_body=policy.defaults.max_body if model.max_body is None else model.max_body,
         max_buffered=model.max_buffered,
+        tell_deadline="request" in times.model_fields_set,
     )

@@ -92,6 +92,11 @@ def _references(policy: Policy, document: Document) -> list[Finding]:
     for name, route in policy.routes.items():
         if route.to not in policy.clusters:
             find(("routes", name, "to"), f'there is no cluster "{route.to}".{_nearest(route.to, policy.clusters)}')
+        other = route.fallback.to if route.fallback else None
+        if other is not None and other not in policy.clusters:
+            find(
+                ("routes", name, "fallback", "to"), f'there is no cluster "{other}".{_nearest(other, policy.clusters)}'
+            )
         for index, used in enumerate(route.use or ()):
             if used not in policy.policies:
                 find(("routes", name, "use", index), f'there is no policy "{used}".{_nearest(used, policy.policies)}')

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from proxy.policy.rates import rates
-from proxy.policy.values import Address, Duration, Secret, Size, listed, one_or_more
+from proxy.policy.values import Address, Duration, Secret, Share, Size, listed, one_or_more
 
 Networks = Annotated[list[IPv4Network | IPv6Network], BeforeValidator(listed)]
 ModeName = Literal["off", "shadow", "enforce"]
@@ -85,11 +85,24 @@ class HttpModel(Model):
     underscored_headers: Literal["refuse", "drop", "allow"] = "refuse"
 
 
+class OverloadModel(Model):
+    """Past `relief` of either bound connections are not kept alive; past it only critical routes are served.
+
+    `memory` is the process's own, by default nine tenths of its control group's limit, where it has one; `loop_lag` how
+    late the event loop wakes.
+    """
+
+    memory: Size | None = None
+    loop_lag: Annotated[Duration, Field(gt=0)] = 2.0
+    relief: Share = 0.8
+
+
 class ListenerModel(Model):
     address: Address
     timeouts: TimeoutsModel = TimeoutsModel()
     bounds: BoundsModel = BoundsModel()
     http: HttpModel = HttpModel()
+    overload: OverloadModel = OverloadModel()
     drain: Duration = 30.0
 
 
@@ -204,12 +217,136 @@ class ClusterTimeouts(Model):
     idle: Duration = 4.0
 
 
+class ConsecutiveModel(RuleModel):
+    failures: Annotated[int, Field(ge=1)] = 5
+
+
+class ErrorRateModel(RuleModel):
+    above: Share = 0.5
+    of_at_least: Annotated[int, Field(ge=1)] = 20
+    within: Annotated[Duration, Field(gt=0)] = 10.0
+
+
+class SlowRateModel(ErrorRateModel):
+    longer_than: Annotated[Duration, Field(gt=0)]
+
+
+class OpenForModel(Model):
+    model_config = ConfigDict(populate_by_name=True)
+
+    first: Annotated[Duration, Field(alias="from", gt=0)] = 5.0
+    to: Annotated[Duration, Field(gt=0)] = 60.0
+    jitter: Share = 0.2
+
+
+def row(value: object) -> object:
+    return {"failures": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Counted = Annotated[str, BeforeValidator(str), Field(pattern=r"^(5xx|[45]\d\d|connect|reset|timeout)$")]
+
+
+class BreakerModel(Model):
+    """Trips where a detector says so; each has a mode. `count` is what a failure is.
+
+    Half-open lets `at_once` probes in at a time, and closes after `probes` of them succeeded. `share: quorum` tells
+    other sidecars: where `quorum` of them (or most) have opened theirs, all do, and one probes for all.
+    """
+
+    consecutive: Annotated[ConsecutiveModel, BeforeValidator(row)] | None = ConsecutiveModel()
+    error_rate: ErrorRateModel | None = None
+    slow_rate: SlowRateModel | None = None
+    count: list[Counted] = ["5xx", "connect", "reset", "timeout"]
+    open_for: OpenForModel = OpenForModel()
+    probes: Annotated[int, Field(ge=1, le=100)] = 1
+    at_once: Annotated[int, Field(ge=1, le=100)] = 1
+    share: Literal["off", "quorum"] = "off"
+    quorum: Literal["most"] | Annotated[int, Field(ge=1)] = "most"
+
+
+class BackoffModel(Model):
+    base: Duration = 0.025
+    max: Duration = 0.25
+
+
+class RetryModel(Model):
+    """`attempts` in all. Bodies are kept for another one up to `replay`; a longer Retry-After than `longest_wait` is
+    the client's to wait for. `budget` is the share of requests that may be retries, `floor` so many to begin with."""
+
+    attempts: Annotated[int, Field(ge=1, le=10)] = 2
+    on: list[Annotated[str, BeforeValidator(str), Field(pattern=r"^([45]\d\d|connect|reset|timeout)$")]] = [
+        "connect",
+        "reset",
+    ]
+    backoff: BackoffModel = BackoffModel()
+    longest_wait: Duration = 1.0
+    replay: Size = 64 * 1024
+    budget: Share = 0.2
+    floor: Annotated[int, Field(ge=0)] = 3
+    hedge_after: Duration | None = None
+
+
+class OutlierModel(RuleModel):
+    """Envoy's outlier detection: `consecutive` gateway failures, or a success rate far below the others'."""
+
+    consecutive: Annotated[int, Field(ge=0)] = 5
+    interval: Annotated[Duration, Field(gt=0)] = 10.0
+    ejection: Annotated[Duration, Field(gt=0)] = 30.0
+    longest: Annotated[Duration, Field(gt=0)] = 300.0
+    max_ejected: Share = 0.5
+    hosts: Annotated[int, Field(ge=2)] = 3
+    requests: Annotated[int, Field(ge=1)] = 50
+    deviations: Annotated[float, Field(ge=0)] = 1.9
+
+
+class HealthCheckModel(Model):
+    """By HTTP where there is a `path`, else by TCP. So many in a row make an endpoint ill, or well."""
+
+    path: Annotated[str, Field(pattern=r"^(/[!-~]*)?$")] = ""
+    host: str = ""
+    interval: Annotated[Duration, Field(gt=0)] = 10.0
+    unhealthy_interval: Annotated[Duration, Field(gt=0)] = 1.0
+    timeout: Annotated[Duration, Field(gt=0)] = 1.0
+    healthy: Annotated[int, Field(ge=1)] = 2
+    unhealthy: Annotated[int, Field(ge=1)] = 3
+    jitter: Share = 0.2
+
+
+class AdaptiveModel(Model):
+    """As many requests at once as the upstream takes without slowing down, from `least` to `most`."""
+
+    least: Annotated[int, Field(ge=1)] = 4
+    most: Annotated[int, Field(ge=1)] = 1000
+    start: Annotated[int, Field(ge=1)] = 50
+    buffer: Share = 0.25
+    window: Annotated[Duration, Field(gt=0)] = 0.1
+
+
+class AdmissionModel(Model):
+    """Where fewer than `success_rate` succeed, a share of requests is refused, at most `most` of them."""
+
+    success_rate: Share = 0.95
+    within: Annotated[Duration, Field(gt=0)] = 30.0
+    most: Share = 0.8
+    of_at_least: Annotated[int, Field(ge=1)] = 20
+
+
 class ClusterModel(Model):
     endpoints: Annotated[list[Address], Field(min_length=1)]
     balance: Literal["round_robin", "least_request"] = "round_robin"
     max_connections: Annotated[int, Field(ge=1)] = 512
     max_waiting: Annotated[int, Field(ge=0)] = 4096
+    max_requests: Annotated[int, Field(ge=1)] = 8192
+    max_retries: Annotated[int, Field(ge=0)] = 64
     timeouts: ClusterTimeouts = ClusterTimeouts()
+    breaker: BreakerModel | None = None
+    retry: RetryModel | None = None
+    outlier: OutlierModel | None = None
+    health: HealthCheckModel | None = None
+    panic: Share = 0.5
+    slow_start: Duration = 0.0
+    adaptive: AdaptiveModel | None = None
+    admission: AdmissionModel | None = None
 
 
 class IpAccessModel(RuleModel):
@@ -436,6 +573,40 @@ class MatchModel(Model):
         return self
 
 
+class StaleModel(Model):
+    """Answers kept for `longest`, each up to `max_body`, together up to `size`."""
+
+    longest: Annotated[Duration, Field(gt=0)] = 300.0
+    max_body: Size = 64 * 1024
+    size: Size = 4 * 1024 * 1024
+
+
+class StaticAnswerModel(Model):
+    status: Annotated[int, Field(ge=200, le=599)] = 503
+    media_type: Annotated[str, Field(pattern=r"^[a-z0-9.+-]+/[a-z0-9.+-]+(; charset=[a-z0-9-]+)?$")] = (
+        "text/plain; charset=utf-8"
+    )
+    body: str
+
+
+class FallbackModel(Model):
+    """What stands in for the upstream where it has nothing good: another cluster, an earlier answer, a fixed one."""
+
+    on: list[Annotated[str, BeforeValidator(str), Field(pattern=r"^([a-z-]{3,40}|5\d\d)$")]] = [
+        "breaker-open", "overloaded", "upstream-unavailable", "upstream-reset", "upstream-timeout", "upstream-busy",
+        "502", "503", "504",
+    ]  # fmt: skip
+    to: str | None = None
+    stale: StaleModel | None = None
+    answer: StaticAnswerModel | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> FallbackModel:
+        if self.to is None and self.stale is None and self.answer is None:
+            raise ValueError("a fallback needs something to fall back to. Give to, stale or answer")
+        return self
+
+
 class RouteModel(Model):
     match: MatchModel
     to: str
@@ -445,6 +616,8 @@ class RouteModel(Model):
     max_body: Size | None = None
     max_buffered: Size = 1024 * 1024
     websocket: bool = True
+    priority: Literal["critical", "high", "normal", "low"] = "normal"
+    fallback: FallbackModel | None = None
 
 
 class AnswersModel(Model):

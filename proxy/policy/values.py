@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 _SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)?")
 _BYTES = {None: 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})")
@@ -19,6 +20,15 @@ def seconds(value: object) -> float:
     if not match:
         raise ValueError(f'"{value}" is not a duration. Write a number with ms, s, m, h or d: 15s')
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def share(value: object) -> float:
+    """`20%`, or a number from 0 to 1."""
+    match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    number = float(match[1]) / 100 if match else value
+    if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number <= 1:
+        raise ValueError(f'"{value}" is not a share. Write a percentage: 20%')
+    return float(number)
 
 
 def size(value: object) -> int:
@@ -58,5 +68,7 @@ Duration = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
 """Seconds as a float, written as `250ms`, `15s`, `5m`."""
 Size = Annotated[int, BeforeValidator(size), Field(ge=0)]
 """Bytes, written as `512`, `64KiB`, `10MiB`."""
+Share = Annotated[float, BeforeValidator(share)]
+"""From 0 to 1, written as `20%`."""
 Address = Annotated[tuple[str, int], BeforeValidator(address)]
 """Host and port."""

@@ -76,7 +76,9 @@ class Metrics:
         seconds = HistogramMetricFamily(
             "proxy_upstream_duration_seconds", "Request sent to answer head", labels=["cluster"]
         )
-        retries = CounterMetricFamily("proxy_upstream_retries", "Repeats on stale connections", labels=["cluster"])
+        retries = CounterMetricFamily(
+            "proxy_upstream_retries", "Attempts made again, by what they came after", labels=["cluster", "after"]
+        )
         pools = GaugeMetricFamily(
             "proxy_upstream_connections", "Connections by state", labels=["cluster", "endpoint", "state"]
         )
@@ -84,7 +86,8 @@ class Metrics:
             for outcome, count in list(cluster.stats.outcomes.items()):
                 outcomes.add_metric([cluster.name, outcome], count)
             seconds.add_metric([cluster.name], cluster.stats.durations.cumulative(), cluster.stats.durations.total)
-            retries.add_metric([cluster.name], cluster.stats.retries)
+            for kind, count in list(cluster.stats.retries.items()):
+                retries.add_metric([cluster.name, kind], count)
             for endpoint in cluster.endpoints:
                 pool = endpoint.pool
                 for state, count in (("open", len(pool.open)), ("idle", pool.idle), ("waiting", pool.waiting)):

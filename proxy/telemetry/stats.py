@@ -65,13 +65,18 @@ class RouteStats:
 class ClusterStats:
     """What the attempts on one cluster came to; outcomes are `2xx` … `5xx`, `reset`, `timeout`, `unavailable`, …"""
 
-    __slots__ = ("cluster", "durations", "outcomes", "retries")
+    __slots__ = ("cluster", "durations", "fallbacks", "hedges", "outcomes", "panics", "refused", "retries")
 
     def __init__(self, cluster: str) -> None:
         self.cluster = cluster
         self.outcomes: defaultdict[str, int] = defaultdict(int)
         self.durations = Histogram(DURATIONS)
-        self.retries = 0
+        self.retries: defaultdict[str, int] = defaultdict(int)
+        """By what they came after: stale, connect, reset, timeout, or a status."""
+        self.refused: defaultdict[str, int] = defaultdict(int)
+        self.fallbacks: defaultdict[str, int] = defaultdict(int)
+        self.hedges = 0
+        self.panics = 0
 
 
 class ListenerStats:

@@ -175,6 +175,10 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.on_discarded(self)
             self.transport.abort()
 
+    def hand_over(self, receiver: Receiver) -> None:
+        """From now on somebody else gets the answer."""
+        self._receiver = receiver
+
     def abandon(self) -> None:
         """Whatever comes of the answer, the connection can't be used again."""
         self._abandoned = True

@@ -22,17 +22,20 @@ def cluster(balance: str) -> Cluster:
 
 async def test_round_robin_takes_each_in_turn() -> None:
     chosen = cluster("round_robin")
-    picked = [chosen.pick().address for _ in range(9)]
+    picked = [chosen.attempt().endpoint.address for _ in range(9)]
     assert picked[:3] == picked[3:6] == picked[6:]
     assert len(set(picked)) == 3
 
 
 async def test_least_request_takes_the_idlest_and_turns_among_equals() -> None:
     chosen = cluster("least_request")
-    assert len({chosen.pick().address for _ in range(3)}) == 3
+    assert len({chosen.attempt().endpoint.address for _ in range(3)}) == 3
     busy, idle, busier = chosen.endpoints
     busy.active, idle.active, busier.active = 2, 1, 3
-    assert {chosen.pick() for _ in range(5)} == {idle}
+    for _ in range(5):
+        attempt = chosen.attempt()
+        assert attempt.endpoint is idle
+        attempt.end()
 
 
 @pytest.mark.parametrize("balance", ["round_robin", "least_request"])

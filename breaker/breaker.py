@@ -1,0 +1,341 @@
+"""Admission and outcome. A call asks `admit`, and tells its outcome once, with the token that it was given.
+
+A token is the generation that admitted it: every change of state begins a new one, and what an earlier one tells is
+dropped, so that a slow call from before an outage neither closes nor opens anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import random
+import time
+from collections.abc import Callable
+from enum import Enum
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+import pybreaker
+
+from breaker.settings import Settings
+from breaker.window import Window
+
+F = TypeVar("F", bound=Callable[..., Any])
+OnChange = Callable[["Breaker", "State", "State", str], None]
+"""Breaker, old state, new state, and why."""
+Forced = Literal["open", "closed", ""]
+
+
+NEUTRAL: tuple[type[BaseException], ...] = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
+"""Ends of an attempt that say nothing of what was called."""
+
+
+class State(Enum):
+    CLOSED = pybreaker.STATE_CLOSED
+    OPEN = pybreaker.STATE_OPEN
+    HALF_OPEN = pybreaker.STATE_HALF_OPEN
+
+
+class BreakerOpen(Exception):
+    """Not let through; `retry_after` seconds from now the breaker will probe."""
+
+    def __init__(self, name: str, retry_after: float) -> None:
+        super().__init__(f"the breaker {name} is open; it probes in {retry_after:.1f} s")
+        self.name = name
+        self.retry_after = retry_after
+
+
+class Breaker:
+    """`clock` gives seconds, `draw` numbers from 0 to 1. Not for several threads; for any number of tasks.
+
+    `ignored` are exceptions that an attempt may end with and that say nothing about what is called.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
+        ignored: tuple[type[BaseException], ...] = (),
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.ignored = ignored
+        self.on_change: list[OnChange] = []
+        self.would_trip: dict[str, int] = {}
+        """Times that a detector which only shadows would have tripped it."""
+        self.trips: dict[str, int] = {}
+        self.refused = 0
+        self.stale = 0
+        self.forced: Forced = ""
+        self.held = False
+        """Whether somebody else says when it may probe (the fleet); it stays open until then."""
+        self._clock = clock
+        self._draw = draw
+        self._state = State.CLOSED
+        self._generation = 0
+        self._failures = 0
+        self._probing = 0
+        self._successes = 0
+        self._opened = 0
+        """Times in a row that it opened, which its open time grows with."""
+        self._open_seconds = 0.0
+        self._open_until = 0.0
+        self._closed_at = float("-inf")
+        rate, slow = settings.error_rate, settings.slow_rate
+        self._errors = Window(rate.within) if rate else None
+        self._slows = Window(slow.within) if slow else None
+        self._slow_after = slow.longer_than if slow else float("inf")
+        self._over: set[str] = set()
+        self._pybreaker = pybreaker.CircuitBreaker(name=name)
+
+    # looking
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until it probes; 0 where it lets calls through."""
+        return max(0.0, self._open_until - self._clock()) if self._state is State.OPEN else 0.0
+
+    @property
+    def open_seconds(self) -> float:
+        """How long it opened for, the last time."""
+        return self._open_seconds
+
+    @property
+    def listeners(self) -> pybreaker.CircuitBreaker:
+        """pybreaker's own object, for its listeners and storage (`add_listener`); it follows every change."""
+        return self._pybreaker
+
+    @property
+    def available(self) -> bool:
+        """Whether `admit` would let a call through now; changes nothing."""
+        if self.forced:
+            return self.forced == "closed"
+        if self._state is State.OPEN:
+            return not self.held and self._clock() >= self._open_until
+        return self._state is State.CLOSED or self._probing < self.settings.probes
+
+    # calls
+
+    def admit(self) -> int:
+        """The token for the call's outcome. Raises BreakerOpen."""
+        if self._state is State.CLOSED and not self.forced:
+            return self._generation
+        if self.forced == "closed":
+            return self._generation
+        if self.forced == "open":
+            self.refused += 1
+            raise BreakerOpen(self.name, self.settings.open_time.most)
+        if self._state is State.OPEN:
+            if self.held or self._clock() < self._open_until:
+                self.refused += 1
+                raise BreakerOpen(self.name, self.retry_after)
+            self._change(State.HALF_OPEN, "open time over")
+        if self._probing >= self.settings.probes:
+            self.refused += 1
+            raise BreakerOpen(self.name, 1.0)
+        self._probing += 1
+        return self._generation
+
+    def success(self, token: int, seconds: float = 0.0) -> None:
+        """The call went well and took so long."""
+        if token != self._generation:
+            self.stale += 1
+        elif self._state is State.CLOSED:
+            self._failures = 0
+            if self._errors is not None or self._slows is not None:
+                self._observe(failed=False, slow=seconds > self._slow_after)
+        elif self._state is State.HALF_OPEN:
+            slow = self.settings.slow_rate
+            if slow is not None and slow.enforced and seconds > slow.longer_than:
+                self.trip("slow probe")
+                return
+            self._probing -= 1
+            self._successes += 1
+            if self._successes >= self.settings.successes:
+                self._change(State.CLOSED, "probes succeeded")
+
+    def failure(self, token: int, seconds: float = 0.0) -> None:
+        """The call failed."""
+        if token != self._generation:
+            self.stale += 1
+        elif self._state is State.CLOSED:
+            self._failures += 1
+            self._observe(failed=True, slow=seconds > self._slow_after)
+            consecutive = self.settings.consecutive
+            if consecutive is not None and token == self._generation:
+                self._detect("consecutive", self._failures >= consecutive.failures, consecutive.enforced)
+        elif self._state is State.HALF_OPEN:
+            self.trip("probe failed")
+
+    def neutral(self, token: int) -> None:
+        """The call ended without saying anything: its caller went away."""
+        if token == self._generation and self._state is State.HALF_OPEN:
+            self._probing -= 1
+
+    def _observe(self, *, failed: bool, slow: bool) -> None:
+        now, generation = self._clock(), self._generation
+        rate, window = self.settings.error_rate, self._errors
+        if rate is not None and window is not None:
+            window.add(now, failed=failed, slow=False)
+            over = window.calls >= rate.of_at_least and window.failures > rate.above * window.calls
+            self._detect("error_rate", over, rate.enforced)
+        slows, window = self.settings.slow_rate, self._slows
+        if slows is not None and window is not None and generation == self._generation:
+            window.add(now, failed=False, slow=slow)
+            over = window.calls >= slows.of_at_least and window.slows > slows.above * window.calls
+            self._detect("slow_rate", over, slows.enforced)
+
+    def _detect(self, detector: str, over: bool, enforced: bool) -> None:
+        """A detector that shadows counts once, when it begins to be over."""
+        if not over:
+            if self._over:
+                self._over.discard(detector)
+        elif enforced:
+            self.trip(detector)
+        elif detector not in self._over:
+            self._over.add(detector)
+            self.would_trip[detector] = self.would_trip.get(detector, 0) + 1
+
+    # changes
+
+    def trip(self, reason: str, seconds: float | None = None) -> None:
+        """Open, for so long or for what its settings say; also where it is open already."""
+        now = self._clock()
+        if self.forced == "closed":
+            return
+        if self._state is State.CLOSED and now - self._closed_at > self._open_seconds:
+            self._opened = 0
+        if seconds is None:
+            times = self.settings.open_time
+            seconds = min(times.most, times.first * 2.0 ** min(self._opened, 30)) * (1 - times.jitter * self._draw())
+        self._opened += 1
+        self._open_seconds = seconds
+        self._open_until = now + seconds
+        self.trips[reason] = self.trips.get(reason, 0) + 1
+        self._change(State.OPEN, reason)
+
+    def probe(self, reason: str) -> None:
+        """Let probes in now, whatever the open time says."""
+        self.held = False
+        if self._state is State.OPEN:
+            self._change(State.HALF_OPEN, reason)
+
+    def close(self, reason: str) -> None:
+        self.held = False
+        if self._state is not State.CLOSED:
+            self._change(State.CLOSED, reason)
+
+    def reset(self) -> None:
+        """As new: closed, nothing counted, not forced."""
+        self.forced = ""
+        self._opened = 0
+        self._open_seconds = 0.0
+        self.close("reset")
+        self._forget()
+
+    def force(self, state: Forced) -> None:
+        """Hold it open or closed whatever happens, until reset."""
+        self.forced = state
+        if state == "closed":
+            self.close("forced")
+
+    def _forget(self) -> None:
+        self._failures = self._probing = self._successes = 0
+        self._over.clear()
+        for window in (self._errors, self._slows):
+            if window is not None:
+                window.clear()
+
+    def _change(self, state: State, reason: str) -> None:
+        old, self._state = self._state, state
+        self._generation += 1
+        self._forget()
+        if state is State.CLOSED:
+            self._closed_at = self._clock()
+            self._pybreaker.close()
+        elif state is State.OPEN:
+            self._pybreaker.open()
+        else:
+            self._pybreaker.half_open()
+        for told in self.on_change:
+            told(self, old, state, reason)
+
+    # the Python API
+
+    def attempt(self) -> Attempt:
+        """`with` or `async with`: BreakerOpen where it lets nothing through, else the block's end is the outcome."""
+        return Attempt(self)
+
+    def __call__(self, function: F) -> F:
+        """A decorator, for functions and coroutine functions."""
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def awaited(*args: Any, **kwargs: Any) -> Any:
+                with self.attempt():
+                    return await function(*args, **kwargs)
+
+            return awaited  # type: ignore[return-value]  # it takes and gives what the function does
+
+        @functools.wraps(function)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            with self.attempt():
+                return function(*args, **kwargs)
+
+        return called  # type: ignore[return-value]  # it takes and gives what the function does
+
+
+class Attempt:
+    """One call. `succeeded`, `failed` or `ignore` may say before the block's end what it comes to."""
+
+    __slots__ = ("_breaker", "_outcome", "_started", "_token")
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+        self._outcome: bool | None = None
+        self._token = -1
+        self._started = 0.0
+
+    def __enter__(self) -> Attempt:
+        self._token = self._breaker.admit()
+        self._outcome = True
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        breaker, seconds = self._breaker, time.perf_counter() - self._started
+        outcome = self._outcome
+        if kind is not None and outcome:
+            outcome = None if issubclass(kind, NEUTRAL + breaker.ignored) else False
+        if outcome is None:
+            breaker.neutral(self._token)
+        elif outcome:
+            breaker.success(self._token, seconds)
+        else:
+            breaker.failure(self._token, seconds)
+
+    async def __aenter__(self) -> Attempt:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    def failed(self) -> None:
+        """What came back says that it failed, though nothing was raised."""
+        self._outcome = False
+
+    def ignore(self) -> None:
+        """Whatever comes of it says nothing."""
+        self._outcome = None

@@ -1,0 +1,106 @@
+"""Clusters and fallbacks of a policy, made into what runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from breaker import Consecutive, ErrorRate, OpenTime, Settings, SlowRate
+from proxy.listener.fallback import Fallback, StaleStore
+from proxy.policy.model import BreakerModel, ClusterModel, FallbackModel, RetryModel
+from proxy.upstream.adaptive import AdaptiveTerms
+from proxy.upstream.admission import AdmissionTerms
+from proxy.upstream.cluster import Cluster, ClusterSpec
+from proxy.upstream.health import HealthTerms
+from proxy.upstream.outlier import OutlierTerms
+from proxy.upstream.pool import PoolLimits
+from proxy.upstream.retry import NO_RETRIES, RetryTerms
+
+
+def cluster_spec(name: str, model: ClusterModel) -> ClusterSpec:
+    times, breaker, retry, outlier, health = model.timeouts, model.breaker, model.retry, model.outlier, model.health
+    kinds, statuses = _counted(breaker)
+    adaptive, admission = model.adaptive, model.admission
+    return ClusterSpec(
+        name,
+        tuple(model.endpoints),
+        model.balance,
+        PoolLimits(model.max_connections, model.max_waiting, times.wait, times.connect, times.idle),
+        max_requests=model.max_requests,
+        max_retries=model.max_retries,
+        retry=_retry(retry) if retry else NO_RETRIES,
+        budget_share=retry.budget if retry else 0.0,
+        budget_floor=retry.floor if retry else 0,
+        hedge_after=(retry.hedge_after or 0.0) if retry else 0.0,
+        breaker=_breaker(breaker) if breaker else None,
+        failure_kinds=kinds,
+        failure_statuses=statuses,
+        shared_quorum=_quorum(breaker),
+        outlier=OutlierTerms(
+            outlier.consecutive, outlier.interval, outlier.ejection, outlier.longest, outlier.max_ejected,
+            outlier.hosts, outlier.requests, outlier.deviations, outlier.mode == "enforce",
+        ) if outlier and outlier.mode != "off" else None,
+        health=HealthTerms(
+            health.path, health.host, health.interval, health.unhealthy_interval, health.timeout, health.healthy,
+            health.unhealthy, health.jitter,
+        ) if health else None,
+        adaptive=AdaptiveTerms(adaptive.least, adaptive.most, adaptive.start, adaptive.buffer, adaptive.window)
+        if adaptive
+        else None,
+        admission=AdmissionTerms(admission.success_rate, admission.within, admission.most, admission.of_at_least)
+        if admission
+        else None,
+        panic=model.panic,
+        slow_start=model.slow_start,
+    )  # fmt: skip
+
+
+def _counted(model: BreakerModel | None) -> tuple[frozenset[str], frozenset[int]]:
+    counted = model.count if model else BreakerModel().count
+    statuses = {int(one) for one in counted if one.isdigit()}
+    if "5xx" in counted:
+        statuses.update(range(500, 600))
+    return frozenset(one for one in counted if one.isalpha()), frozenset(statuses)
+
+
+def _quorum(model: BreakerModel | None) -> int:
+    if model is None or model.share == "off":
+        return 0
+    return -1 if model.quorum == "most" else model.quorum
+
+
+def _breaker(model: BreakerModel) -> Settings:
+    row, rate, slow, times = model.consecutive, model.error_rate, model.slow_rate, model.open_for
+    return Settings(
+        Consecutive(row.failures, row.mode == "enforce") if row and row.mode != "off" else None,
+        ErrorRate(rate.above, rate.of_at_least, rate.within, rate.mode == "enforce")
+        if rate and rate.mode != "off"
+        else None,
+        SlowRate(slow.longer_than, slow.above, slow.of_at_least, slow.within, slow.mode == "enforce")
+        if slow and slow.mode != "off"
+        else None,
+        OpenTime(times.first, times.to, times.jitter),
+        probes=model.at_once,
+        successes=model.probes,
+    )
+
+
+def _retry(model: RetryModel) -> RetryTerms:
+    return RetryTerms(
+        model.attempts,
+        frozenset(one for one in model.on if one.isalpha()),
+        frozenset(int(one) for one in model.on if one.isdigit()),
+        model.backoff.base,
+        model.backoff.max,
+        model.longest_wait,
+        model.replay,
+    )
+
+
+def fallback_of(model: FallbackModel, clusters: Mapping[str, Cluster], clock: Callable[[], float]) -> Fallback:
+    stale, answer = model.stale, model.answer
+    return Fallback(
+        frozenset(model.on),
+        clusters[model.to] if model.to else None,
+        StaleStore(stale.longest, stale.max_body, stale.size, clock) if stale else None,
+        (answer.status, answer.media_type.encode(), answer.body.encode()) if answer else None,
+    )

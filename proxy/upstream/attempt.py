@@ -1,0 +1,60 @@
+"""One try at one endpoint, and what it tells the breakers, the outlier detection and the limits of its cluster."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from proxy.upstream.outlier import GATEWAY_STATUSES
+
+if TYPE_CHECKING:
+    from proxy.upstream.cluster import Cluster, Endpoint
+
+
+class Attempt:
+    """Its outcome is told once; ending it without one is neutral. `endpoint` is held until `end`."""
+
+    __slots__ = ("_cluster", "_cluster_token", "_endpoint_token", "_told", "began", "endpoint")
+
+    def __init__(self, cluster: Cluster, endpoint: Endpoint, cluster_token: int, endpoint_token: int) -> None:
+        self._cluster = cluster
+        self._cluster_token = cluster_token
+        self._endpoint_token = endpoint_token
+        self._told = False
+        self.endpoint = endpoint
+        self.began = perf_counter()
+        endpoint.active += 1
+
+    def answered(self, status: int) -> None:
+        """The answer's head is here."""
+        self._told = True
+        cluster = self._cluster
+        self._tell(status in cluster.failure_statuses, status in GATEWAY_STATUSES)
+
+    def failed(self, kind: str) -> None:
+        """`connect`, `reset`, `timeout`; also after an answer that then broke off. What does not count is neutral."""
+        if kind in self._cluster.failure_kinds:
+            self._told = True
+            self._tell(True, True)
+
+    def _tell(self, failed: bool, gateway: bool) -> None:
+        cluster = self._cluster
+        seconds = perf_counter() - self.began
+        if cluster.breaker is not None:
+            outcome = cluster.breaker.failure if failed else cluster.breaker.success
+            outcome(self._cluster_token, seconds)
+        breaker = self.endpoint.breaker
+        if breaker is not None:
+            outcome = breaker.failure if failed else breaker.success
+            outcome(self._endpoint_token, seconds)
+        if cluster.watches:
+            cluster.watch(self.endpoint, seconds, failed=failed, gateway=gateway)
+
+    def end(self) -> None:
+        self.endpoint.active -= 1
+        if self._told:
+            return
+        if self._cluster.breaker is not None:
+            self._cluster.breaker.neutral(self._cluster_token)
+        if self.endpoint.breaker is not None:
+            self.endpoint.breaker.neutral(self._endpoint_token)
