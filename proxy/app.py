@@ -117,8 +117,8 @@ class Proxy:
     def _on_completed(self, exchange: Exchange) -> None:
         seconds = perf_counter() - exchange.began
         route = exchange.route
-        if route is not None:
-            route.stats.record(exchange.status, seconds, exchange.bytes_in, exchange.bytes_out)
+        seen = self.listener.unrouted if route is None else route.stats
+        seen.record(exchange.status, seconds, exchange.bytes_in, exchange.bytes_out)
         if exchange.cluster:
             stats = self.compiled.clusters[exchange.cluster].stats
             if exchange.upstream_time >= 0:

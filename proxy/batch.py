@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 
+FLUSH_AT = 64 * 1024
+"""Bytes that do not wait for the tick's end: the transport has to see them, so that it can ask for a pause."""
+
 
 class TickWriter:
     """Shared by all connections of a loop."""
@@ -34,21 +37,26 @@ class Outbox:
     other connections theirs.
     """
 
-    __slots__ = ("_pieces", "_transport", "_writer")
+    __slots__ = ("_pieces", "_size", "_transport", "_writer")
 
     def __init__(self, writer: TickWriter, transport: asyncio.Transport) -> None:
         self._writer = writer
         self._transport = transport
         self._pieces: list[bytes] = []
+        self._size = 0
 
     def write(self, data: bytes) -> None:
         pieces = self._pieces
         if not pieces:
             writer = self._writer
+            self._size = 0
             if not writer.waiting:
                 writer.schedule()
             writer.waiting.append(self)
         pieces.append(data)
+        self._size += len(data)
+        if self._size > FLUSH_AT:
+            self.flush()
 
     def flush(self) -> None:
         pieces = self._pieces

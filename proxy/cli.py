@@ -20,6 +20,7 @@ from proxy.policy.compile import Shared, compile_policy
 from proxy.policy.findings import PolicyError
 from proxy.policy.load import load
 from proxy.policy.model import Policy
+from proxy.policy.schema import schema as policy_schema
 from proxy.rejection import Rejection
 from proxy.target import TargetRules, canonical
 from proxy.telemetry import logs
@@ -91,7 +92,7 @@ def validate(files: tuple[Path, ...]) -> None:
 @main.command()
 def schema() -> None:
     """Print the policy file's JSON Schema."""
-    click.echo(orjson.dumps(Policy.model_json_schema(mode="serialization"), option=orjson.OPT_INDENT_2))
+    click.echo(orjson.dumps(policy_schema(), option=orjson.OPT_INDENT_2))
 
 
 @main.command("hash-key")

@@ -6,24 +6,20 @@ Whatever a client says of itself is removed; only the trusted proxies' word is h
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from proxy.addresses import Networks, normalise
 from proxy.exchange import Exchange
-from proxy.headers import HOP_BY_HOP, Headers, with_named
+from proxy.headers import ASSERTED, HOP_BY_HOP, Headers, with_named
 from proxy.http1.framing import CHUNKED, check_host
 
 PSEUDONYM = b"simplepro-proxy"
 MAX_HOPS = 32
 
-STRIPPED = HOP_BY_HOP | {
-    b"expect", b"via", b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host",
-    b"x-forwarded-port", b"x-forwarded-server", b"x-forwarded-prefix", b"x-forwarded-ssl", b"x-real-ip",
-    b"x-client-ip", b"true-client-ip", b"x-cluster-client-ip", b"x-request-id", b"x-correlation-id", b"x-csp-nonce",
-    b"traceparent", b"x-request-timeout", b"x-request-deadline",
-}  # fmt: skip
+STRIPPED = HOP_BY_HOP | ASSERTED | {b"expect"}
 """Removed from every request before it goes on; what of it is true is asserted anew."""
 
-_FORWARDED_FOR = re.compile(r'(?i)(?:^|[;,])\s*for="?(\[[0-9a-f:.]+\]|[0-9.]+)(?::\d+)?"?')
+_PAIR = re.compile(r'\s*([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^\s;,"]*)\s*([;,]|$)')
 _PROTOCOLS = frozenset({b"http", b"https"})
 
 
@@ -56,12 +52,16 @@ _VOUCHERS = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-h
 
 
 def _from_trusted(exchange: Exchange, peer: Peer, trusted: Networks) -> bytes:
-    headers = exchange.headers
-    hops = _hops(headers)
+    """Hop by hop from the nearest outwards, as far as each is trusted; one that says no address ends the walk."""
     client = peer.address
+    scheme, host = peer.scheme, exchange.host
     kept: list[str] = []
-    for hop in reversed(hops):
-        address = normalise(hop)
+    for hop in reversed(_hops(exchange.headers)):
+        if hop.scheme in _PROTOCOLS:
+            scheme = hop.scheme
+        if hop.host and check_host(hop.host):
+            host = hop.host
+        address = normalise(hop.address)
         if address is None:
             break
         kept.insert(0, address)
@@ -69,23 +69,60 @@ def _from_trusted(exchange: Exchange, peer: Peer, trusted: Networks) -> bytes:
         if address not in trusted:
             break
     exchange.client = client
-    scheme = headers.index.get(b"x-forwarded-proto", peer.scheme).lower()
-    exchange.scheme = scheme if scheme in _PROTOCOLS else peer.scheme
-    host = headers.index.get(b"x-forwarded-host", exchange.host)
-    if not check_host(host):
-        host = exchange.host
+    exchange.scheme = scheme
     chain = ", ".join([*kept, peer.address]).encode()
     nodes = b"".join(_node(address) + b", " for address in kept)
     return _lines(chain, _node(peer.address), exchange.scheme, host, nodes)
 
 
-def _hops(headers: Headers) -> list[str]:
-    """Addresses as the proxies in front appended them, the nearest last; at most MAX_HOPS of them."""
-    values = headers.all(b"x-forwarded-for")
-    if values:
-        return [_without_port(hop) for hop in b",".join(values).decode("latin-1").split(",")][-MAX_HOPS:]
-    text = b",".join(headers.all(b"forwarded")).decode("latin-1")
-    return [hop.strip("[]") for hop in _FORWARDED_FOR.findall(text)][-MAX_HOPS:]
+class Hop(NamedTuple):
+    """What one proxy said of the connection that it had: the other end's address, and what it was asked for."""
+
+    address: str
+    scheme: bytes = b""
+    host: bytes = b""
+
+
+def _hops(headers: Headers) -> list[Hop]:
+    """As the proxies in front appended them, the nearest last; at most MAX_HOPS of them."""
+    addresses = _listed(headers, b"x-forwarded-for")
+    if not addresses and (given := headers.all(b"forwarded")):
+        return _forwarded(b",".join(given).decode("latin-1"))[-MAX_HOPS:]
+    schemes, hosts = _listed(headers, b"x-forwarded-proto"), _listed(headers, b"x-forwarded-host")
+    count = max(len(addresses), 1 if schemes or hosts else 0)
+    said = zip(_aligned(addresses, count), _aligned(schemes, count), _aligned(hosts, count), strict=True)
+    return [Hop(_without_port(address), scheme.lower().encode(), host.encode()) for address, scheme, host in said]
+
+
+def _listed(headers: Headers, name: bytes) -> list[str]:
+    values = headers.all(name)
+    return [one.strip() for one in b",".join(values).decode("latin-1").split(",")][-MAX_HOPS:] if values else []
+
+
+def _aligned(values: list[str], count: int) -> list[str]:
+    """One value for each hop, from the nearest on; a single one was said by the nearest, of the outermost."""
+    if len(values) == 1:
+        return values * count
+    return ([""] * count + values)[-count:] if count else []
+
+
+def _forwarded(text: str) -> list[Hop]:
+    """RFC 7239 section 4; what does not follow its grammar says nothing at all."""
+    hops: list[Hop] = []
+    found: dict[str, str] = {}
+    at = 0
+    while at < len(text):
+        pair = _PAIR.match(text, at)
+        if pair is None:
+            return []
+        name, value, end = pair[1].lower(), pair[2], pair[3]
+        found[name] = re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value
+        at = pair.end()
+        if end != ";":
+            address = _without_port(found.get("for", ""))
+            hops.append(Hop(address, found.get("proto", "").lower().encode(), found.get("host", "").encode("latin-1")))
+            found = {}
+    return hops
 
 
 def _without_port(hop: str) -> str:

@@ -20,6 +20,16 @@ HOP_BY_HOP = frozenset(
 )
 """RFC 9110 section 7.6.1, with the obsolete ones that are still sent."""
 
+ASSERTED = frozenset(
+    {
+        b"via", b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port",
+        b"x-forwarded-server", b"x-forwarded-prefix", b"x-forwarded-ssl", b"x-real-ip", b"x-client-ip",
+        b"true-client-ip", b"x-cluster-client-ip", b"x-request-id", b"x-correlation-id", b"x-csp-nonce",
+        b"traceparent", b"tracestate", b"x-request-timeout", b"x-request-deadline",
+    }
+)  # fmt: skip
+"""What the proxy says itself, or nobody: taken out of what a client sent, wherever it stood."""
+
 UNNAMEABLE = frozenset({b"host", b"authorization", b"cookie", b"set-cookie", b"via", b"forwarded", b"traceparent"})
 """What a Connection header can't ask to be removed; nor can it name `content-*`, `x-forwarded-*` or our own ids."""
 

@@ -95,6 +95,14 @@ class MethodNotImplemented(Rejection):
     remedy = "This is a reverse proxy: it opens no tunnels and echoes no requests."
 
 
+class UnknownMethod(Rejection):
+    """RFC 9110 section 9.1."""
+
+    status, close_code, reason, title = 501, 1002, "unknown-method", "Method not known"
+    remedy = "Use one of GET, HEAD, POST, PUT, PATCH, DELETE and OPTIONS."
+    ends_connection = True
+
+
 class MethodNotAllowed(Rejection):
     status, close_code, reason, title = 405, 1008, "method-not-allowed", "Method not allowed"
 

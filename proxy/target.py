@@ -34,13 +34,13 @@ class TargetRules:
 
 def canonical(target: bytes, method: bytes, host: bytes | None, rules: TargetRules) -> tuple[bytes, bytes]:
     """`(path, query)`, the query with its `?` or empty. Raises a Rejection that names the rule to change."""
+    if method == b"CONNECT":
+        raise MethodNotImplemented("CONNECT is not answered by a reverse proxy", rule="http.connect")
     clean = _CLEAN.fullmatch(target)
     if clean:
         return clean[1], clean[2] or b""
     path, mark, rest = target.partition(b"?")
     query = mark + rest
-    if method == b"CONNECT":
-        raise MethodNotImplemented("CONNECT is not answered by a reverse proxy", rule="http.connect")
     if not _VISIBLE.fullmatch(target):
         raise MalformedRequest("the target holds bytes that have to be percent-encoded", rule="http.target")
     if b"#" in target:
@@ -51,6 +51,9 @@ def canonical(target: bytes, method: bytes, host: bytes | None, rules: TargetRul
         return b"*", b""
     if not target.startswith(b"/"):
         path, query = _from_absolute(target, host, rules)
+        if method == b"OPTIONS" and not path and not query:
+            return b"*", b""
+        path = path or b"/"
     return _canonical_path(path, rules), query
 
 
@@ -61,9 +64,9 @@ def _from_absolute(target: bytes, host: bytes | None, rules: TargetRules) -> tup
     if rules.absolute_form == "refuse":
         raise _ambiguous("the target is in absolute form", "absolute_form")
     authority, path, query = match.groups()
-    if host is None or authority.lower() != host.lower():
+    if host is not None and authority.lower() != host.lower():
         raise MalformedRequest("the target's host is not the Host field's", rule="http.host")
-    return path or b"/", query or b""
+    return path or b"", query or b""
 
 
 def _canonical_path(path: bytes, rules: TargetRules) -> bytes:

@@ -28,7 +28,7 @@ policies:
   all: {policies}
 defaults: {{use: [all], max_body: 10MiB}}
 routes:
-  everything: {{match: {match}, limits: {limits}, to: app, timeouts: {route_timeouts}}}
+  everything: {{match: {match}, limits: {limits}, to: app, timeouts: {route_timeouts}, max_body: {max_body_route}}}
 """
 
 
@@ -87,7 +87,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Start]:
         settings = {
             "timeouts": "{}", "bounds": "{}", "trusted": "[]", "token": "", "access_log": "false",
             "max_connections": 64, "max_waiting": 64, "policies": "{security_headers: {preset: helmet}}",
-            "more": "", "limits": "{}", "match": "{prefix: /}", "route_timeouts": "{}",
+            "more": "", "limits": "{}", "match": "{prefix: /}", "route_timeouts": "{}", "max_body_route": "10MiB",
         }  # fmt: skip
         bounds = "max_connections: {max_connections}, max_waiting: {max_waiting}".format(**{**settings, **changes})
         times = "timeouts: {connect: 500ms, wait: 300ms, idle: 4s}"

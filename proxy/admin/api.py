@@ -75,7 +75,7 @@ class Admin:
         token = self._proxy.policy.admin.token
         if token is not None and request.path not in PROBES:
             given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), token.get_secret_value().encode()):
+            if not hmac.compare_digest(given.encode(errors="surrogateescape"), token.get_secret_value().encode()):
                 return web.json_response({"error": "send Authorization: Bearer with admin.token"}, status=401)
         return await handler(request)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.exchange import Answered, Exchange, Response
-from proxy.filter import Filter, Rule
+from proxy.filter import Filter, Mode, Rule
 from proxy.headers import Headers, tokens
 from proxy.rejection import Forbidden
 
@@ -33,8 +33,14 @@ def _labels(middle: bytes) -> bool:
     return bool(middle) and not middle.strip(b"abcdefghijklmnopqrstuvwxyz0123456789-.")
 
 
+def _vary(response: Response) -> None:
+    """A shared cache may not give one origin's answer to another (Fetch, section 3.2.5)."""
+    if not any(b"origin" in tokens(value) for value in response.headers.all(b"vary")):
+        response.headers.add(b"vary", b"Origin")
+
+
 class Cors(Filter):
-    __slots__ = ("_credentials", "_expose", "_headers", "_max_age", "_methods", "_origins", "_rule")
+    __slots__ = ("_anybody", "_credentials", "_expose", "_headers", "_max_age", "_methods", "_origins", "_rule")
 
     def __init__(
         self,
@@ -49,6 +55,7 @@ class Cors(Filter):
     ) -> None:
         self._rule = rule
         self._origins = Origins(origins)
+        self._anybody = "*" in origins and not credentials
         self._methods = tuple(method.encode() for method in methods)
         self._headers = frozenset(name.lower().encode() for name in headers)
         self._expose = ", ".join(expose).encode()
@@ -89,12 +96,15 @@ class Cors(Filter):
 
     def on_response(self, exchange: Exchange, response: Response) -> None:
         origin = exchange.headers.index.get(b"origin")
-        if origin is None or not self._rule.enforces(exchange):
+        if origin is None:
+            if not self._anybody and not response.own and self._rule.mode is Mode.ENFORCE:
+                _vary(response)
             return
-        response.headers.remove(
-            [name for name in response.headers.index if name.startswith(b"access-control-allow-origin")]
-        )
-        response.headers.add(b"vary", b"Origin")
+        if not self._rule.enforces(exchange):
+            return
+        if not response.own:
+            response.headers.remove([name for name in response.headers.index if name.startswith(b"access-control-")])
+        _vary(response)
         if origin not in self._origins:
             return
         response.headers.add(b"access-control-allow-origin", origin)

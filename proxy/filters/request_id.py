@@ -9,7 +9,11 @@ from proxy.exchange import Exchange, Response
 from proxy.filter import Filter
 
 _WELL_FORMED = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{7,127}")
-_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACEPARENT = re.compile(
+    rb"(?:00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+    rb"|(?!00|ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-[!-~]{0,256})?)"
+)
+"""W3C Trace Context section 3.2; a later version may say more than is known here."""
 
 
 _NAMES = frozenset({b"x-request-id", b"x-correlation-id"})
@@ -27,6 +31,9 @@ class RequestId(Filter):
     def on_request(self, exchange: Exchange) -> None:
         self.name(exchange)
         exchange.asserted.append(b"%btraceparent: %b\r\n" % (exchange.names, exchange.traceparent))
+        headers = exchange.headers
+        if b"tracestate" in headers.index and headers.get(b"traceparent") == exchange.traceparent:
+            exchange.asserted.append(b"tracestate: %b\r\n" % b",".join(headers.all(b"tracestate")))
 
     def name(self, exchange: Exchange) -> None:
         """Give the exchange its identifiers; needed for refusals that come before any chain, too."""

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from proxy.entropy import Entropy
 from proxy.exchange import Exchange, Response
-from proxy.filter import Filter, Rule
+from proxy.filter import Filter, Mode, Rule
 from proxy.headers import Pair, encode
 
 NONCE = b"{nonce}"
+HSTS = b"strict-transport-security"
 APPENDABLE = frozenset({b"content-security-policy", b"permissions-policy", b"cache-control"})
 
 
@@ -54,9 +55,13 @@ class SecurityHeaders(Filter):
         self._nonces = NONCE in self._block
 
     def on_request(self, exchange: Exchange) -> None:
-        if self._nonces:
-            exchange.nonce = base64.b64encode(bytes.fromhex(self._entropy.hex(32).decode()))
+        if self._nonces and self._rule.mode is Mode.ENFORCE:
+            self._draw_nonce(exchange)
             exchange.asserted.append(b"x-csp-nonce: %b\r\n" % exchange.nonce)
+
+    def _draw_nonce(self, exchange: Exchange) -> None:
+        if not exchange.nonce:
+            exchange.nonce = base64.b64encode(bytes.fromhex(self._entropy.hex(32).decode()))
 
     def on_response(self, exchange: Exchange, response: Response) -> None:
         if not self._rule.enforces(exchange):
@@ -66,7 +71,10 @@ class SecurityHeaders(Filter):
             block = self._secure_block if secure else self._block
         else:
             block = self._merge(response, self._secure_pairs if secure else self._pairs)
+        if not secure and HSTS in response.headers.index:
+            response.headers.remove((HSTS,))
         if self._nonces:
+            self._draw_nonce(exchange)
             block = block.replace(NONCE, exchange.nonce)
         response.blocks.append(block)
 

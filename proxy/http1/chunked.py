@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from proxy.headers import HOP_BY_HOP, Pair
+from proxy.headers import ASSERTED, HOP_BY_HOP, Pair
 from proxy.rejection import MalformedRequest, Rejection
 
 MAX_LINE = 1024
@@ -21,7 +21,7 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e]|\\[\t\x20-\x7e])*"'
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;%b(?:=(?:%b|%b))?)*" % (_TOKEN, _TOKEN, _QUOTED))
 _TRAILER = re.compile(rb"([!#$%&'*+\-.^`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
-_NOT_IN_TRAILERS = HOP_BY_HOP | {
+_NOT_IN_TRAILERS = HOP_BY_HOP | ASSERTED | {
     b"host", b"content-length", b"content-type", b"content-encoding", b"content-range", b"authorization", b"cookie",
     b"set-cookie", b"cache-control", b"expect", b"max-forwards", b"range", b"trailer", b"forwarded", b"via", b"te",
     b"location", b"www-authenticate", b"age", b"expires", b"date", b"vary", b"origin", b"traceparent",

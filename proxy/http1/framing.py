@@ -6,6 +6,7 @@ Every rule here exists because two recipients once disagreed: RFC 9112 sections 
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address
 
 from proxy.headers import Headers, tokens
 from proxy.rejection import ExpectationFailed, MalformedRequest, Rejection, UnsupportedFraming
@@ -22,7 +23,8 @@ _SINGLE = frozenset(
 )  # fmt: skip
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,17}")
 _HOST = re.compile(
-    rb"(?:[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
+    rb"(?:[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9_-]+)*\.?|\[([0-9A-Fa-f:.]{2,45})\])"
+    rb"(?::([0-9]{1,5}))?"
 )
 _NEEDS_A_LOOK = frozenset({b"transfer-encoding", b"content-length", b"expect"})
 
@@ -57,7 +59,7 @@ def check_fields(headers: Headers, minor: int, underscores: str) -> None:
     if host is None:
         if minor == 1:
             raise MalformedRequest("an HTTP/1.1 request needs a Host field", rule="http.host")
-    elif not _HOST.fullmatch(host):
+    elif not check_host(host):
         raise MalformedRequest("the Host field is no host with an optional port", rule="http.host")
     if underscores != "allow" and b"_" in b"".join(index):
         _check_underscores(headers, underscores)
@@ -65,7 +67,15 @@ def check_fields(headers: Headers, minor: int, underscores: str) -> None:
 
 def check_host(value: bytes) -> bool:
     """Whether it is a host with an optional port (RFC 9110 section 7.2): no userinfo, no path, no list."""
-    return _HOST.fullmatch(value) is not None
+    match = _HOST.fullmatch(value)
+    if match is None or (match[2] and int(match[2]) > 65535):
+        return False
+    if match[1]:
+        try:
+            IPv6Address(match[1].decode())
+        except ValueError:
+            return False
+    return True
 
 
 def _check_repeated(headers: Headers) -> None:

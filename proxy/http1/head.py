@@ -12,13 +12,14 @@ import httptools
 
 from proxy.headers import Headers, Pair
 from proxy.http1.framing import RequestFacts
-from proxy.rejection import HeadTooLarge, MalformedRequest, Rejection, TargetTooLong, UnsupportedVersion
+from proxy.rejection import HeadTooLarge, MalformedRequest, Rejection, TargetTooLong, UnknownMethod, UnsupportedVersion
 
 _END = b"\r\n\r\n"
 _KNOWN_VERSIONS = {"1.1": 1, "1.0": 0}
 _ENDS_MESSAGE_ODDLY = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _PLAIN_LINE = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[\x21\x22\x24-\x7e]*) HTTP/1\.1")
 MAX_BLOCK_KEPT = 4096
+_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} [!-~]+ HTTP/1\.[01]\r\n")
 _VERSION = re.compile(rb" HTTP/(\d)\.(\d)\r\n")
 
 
@@ -166,6 +167,8 @@ class RequestHeadParser:
         version = _VERSION.search(data)
         if "HTTP version" in text and version and version[0] not in (b" HTTP/1.1\r\n", b" HTTP/1.0\r\n"):
             return UnsupportedVersion("only HTTP/1.1 and HTTP/1.0 are spoken here")
+        if "Invalid method" in text and _METHOD.match(data):
+            return UnknownMethod("this method is not known here", rule="http.method")
         return MalformedRequest(f"not a valid HTTP/1.1 request head: {_plain(text)}")
 
 

@@ -96,6 +96,8 @@ def _lines(response: Response) -> list[bytes]:
     headers = response.headers
     removed = with_named(REMOVED, headers) if b"connection" in headers.index else REMOVED
     lines = [_STATUS_LINES.get(response.status) or _status_line(response)]
+    if response.status < 200 or response.status == 204:
+        removed = removed | {b"content-length"}
     lines += [b"%b: %b\r\n" % pair for pair in headers.pairs if pair[0] not in removed]
     lines += response.blocks
     return lines

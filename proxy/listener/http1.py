@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -128,17 +129,24 @@ class Downstream(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Half a close: what is asked already is still answered (RFC 9112 section 9.6)."""
         self._eof = True
-        self.may_keep_alive = False
         if self._state == TUNNEL:
             self._forward.on_tunnel_client_eof()
             return not self._transport.is_closing()
-        if self._state == BUSY:
+        if self._state == BUSY or self._pumping:
             return True
         if self._state == BODY and self._forward.exchange is not None:
             self._forward.on_client_gone()
-        elif self._state == HEAD and self._parser.begun:
-            self._refuse(MalformedRequest("the connection ended within the request head", rule="http.head"))
+        elif self._state == HEAD:
+            self._end_half_closed()
+            return True
         return False
+
+    def _end_half_closed(self) -> None:
+        """Nothing more will come."""
+        if self._parser.begun:
+            self._refuse(MalformedRequest("the connection ended within the request head", rule="http.head"))
+        else:
+            self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = CLOSED
@@ -213,7 +221,7 @@ class Downstream(asyncio.Protocol):
         facts = parser.facts
         if facts is None:
             facts = parser.facts = RequestFacts(headers, exchange.minor, settings.underscored_headers)
-        self.may_keep_alive = facts.persistent and not self._eof and not listener.draining
+        self.may_keep_alive = facts.persistent and not listener.draining
         self._body_left = exchange.body_length = length = facts.length
         if length == CHUNKED:
             self._chunked = ChunkedDecoder()
@@ -280,7 +288,7 @@ class Downstream(asyncio.Protocol):
         if self._unwanted is not None:
             (exchange, rejection), self._unwanted = self._unwanted, None
             self._answer_refusal(exchange, rejection)
-            return b""
+            return self._on_body(data) if self._state == DRAIN else b""
         draining = self._state == DRAIN
         rest = b""
         if self._chunked is not None:
@@ -372,7 +380,9 @@ class Downstream(asyncio.Protocol):
         if self._state == CLOSED:
             return
         self.read_on()
-        if not clean or self._state == TUNNEL:
+        if not clean and not exchange.minor:
+            self._reset()
+        elif not clean or self._state == TUNNEL:
             self._close()
         elif not keep_alive:
             self._linger() if self._state == BODY or self._backlog else self._close()
@@ -389,8 +399,11 @@ class Downstream(asyncio.Protocol):
         self.deadline = self._loop.time() + self.timeouts.idle
         if self._backlog and not self._pumping:
             data, self._backlog = self._backlog, b""
-            self._transport.resume_reading()
+            if not self._eof:
+                self._transport.resume_reading()
             self._pump(data)
+        if self._eof and self._state == HEAD and not self._pumping:
+            self._end_half_closed()
 
     # ends
 
@@ -429,8 +442,8 @@ class Downstream(asyncio.Protocol):
         self._state = LINGER
         self._backlog = b""
         self._body_left = DRAIN_LIMIT
-        self.deadline = self._loop.time() + LINGER_SECONDS
         self._outbox.flush()
+        self._wait_for_reader(LINGER_SECONDS)
         if self._eof:
             self._transport.close()
         elif not self._transport.is_closing():
@@ -440,7 +453,13 @@ class Downstream(asyncio.Protocol):
         self._state = LINGER
         self._backlog = b""
         self._outbox.flush()
+        self._wait_for_reader(self.timeouts.write_stall)
         self._transport.close()
+
+    def _wait_for_reader(self, seconds: float) -> None:
+        """What is unsent has so long; and again so long, as long as the client takes some of it."""
+        self._drained = 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
+        self.deadline = self._loop.time() + (seconds if not self._drained else self.timeouts.write_stall)
 
     def sweep(self, now: float) -> None:
         """The deadline is over; called by the listener."""
@@ -457,6 +476,8 @@ class Downstream(asyncio.Protocol):
             self._close()
         elif self._state == DRAIN:
             self._linger()
+        elif self._state == LINGER and 0 < self._transport.get_write_buffer_size() < self._drained:
+            self._wait_for_reader(0.0)
         else:
             self._transport.abort()
 
@@ -465,6 +486,14 @@ class Downstream(asyncio.Protocol):
         self.may_keep_alive = False
         if self._state == HEAD and not self._parser.begun:
             self._close()
+
+    def _reset(self) -> None:
+        """HTTP/1.0 knows an answer's end by the connection's: only a reset says that it broke off."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._state = LINGER
+        self._transport.abort()
 
     def cut(self) -> None:
         self._transport.abort()

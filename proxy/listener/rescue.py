@@ -54,10 +54,38 @@ def refusal(exchange: Exchange, rejection: Rejection) -> Response:
     return Response(rejection.status, REASONS[rejection.status], Headers(pairs), body=body, own=True)
 
 
+_KINDS = (
+    (b"json", (b"application/problem+json", b"application/json")),
+    (b"html", (b"text/html", b"application/xhtml+xml")),
+    (b"text", (b"text/plain",)),
+)
+
+
+def _preferred(accept: bytes) -> bytes:
+    """Of json, html and text what the client likes best (RFC 9110 section 12.5.1); json where it has no preference."""
+    wishes: dict[bytes, float] = {}
+    for part in accept.lower().split(b","):
+        media, *parameters = [one.strip() for one in part.split(b";")]
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.startswith(b"q="):
+                try:
+                    quality = float(parameter[2:])
+                except ValueError:
+                    quality = 0.0
+        wishes[media] = max(quality, wishes.get(media, 0.0))
+    best, chosen = 0.0, b"json"
+    for kind, names in _KINDS:
+        quality = max((wishes[name] for name in names if name in wishes), default=0.0)
+        if quality > best:
+            best, chosen = quality, kind
+    return chosen
+
+
 def _document(exchange: Exchange, rejection: Rejection) -> tuple[bytes, bytes]:
-    accept = exchange.headers.index.get(b"accept", b"").lower()
+    kind = _preferred(exchange.headers.index.get(b"accept", b""))
     request_id = exchange.request_id.decode()
-    if b"json" in accept or not (b"text/html" in accept or b"text/plain" in accept):
+    if kind == b"json":
         problem: dict[str, object] = {
             "type": f"urn:simplepro-proxy:rejection:{rejection.reason}",
             "title": rejection.title,
@@ -72,7 +100,7 @@ def _document(exchange: Exchange, rejection: Rejection) -> tuple[bytes, bytes]:
         return orjson.dumps(problem), b"application/problem+json"
     lines = [f"{rejection.status} {rejection.title}", rejection.detail, rejection.remedy]
     facts = f"rule {rejection.rule}, request {request_id}"
-    if b"text/html" in accept:
+    if kind == b"html":
         title, *texts = (html.escape(line) for line in lines)
         paragraphs = "".join(f"<p>{text}</p>" for text in texts if text)
         foot = f"<p><small>{html.escape(facts)}</small></p>\n"

@@ -19,7 +19,7 @@ from proxy.listener.overload import OverloadGuard, OverloadTerms, resident
 from proxy.rejection import Rejection
 from proxy.routing import RouteTable
 from proxy.target import TargetRules
-from proxy.telemetry.stats import ListenerStats
+from proxy.telemetry.stats import ListenerStats, RouteStats
 from proxy.upstream.cluster import Cluster
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,8 @@ class Listener:
         self.first_check = min(settings.timeouts.body_progress, SWEEP_SECONDS * 4)
         self._connections: set[Downstream] = set()
         self._by_client: defaultdict[str, int] = defaultdict(int)
+        self.unrouted = RouteStats("-")
+        """Requests that met no route, or were refused before one was looked for."""
         self._arrived: defaultdict[str, int] = defaultdict(int)
         self._second = 0
         self.writer = TickWriter(self.loop)

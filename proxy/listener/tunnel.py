@@ -28,7 +28,9 @@ def is_handshake(exchange: Exchange, length: int) -> bool:
     Raises BadHandshake where it means to open one and does it wrongly (RFC 6455 section 4.2.1).
     """
     index = exchange.headers.index
-    if index.get(b"upgrade", b"").lower() != b"websocket" or b"upgrade" not in tokens(index.get(b"connection", b"")):
+    if index.get(b"upgrade", b"").lower() != b"websocket":
+        return False
+    if b"upgrade" not in tokens(b",".join(exchange.headers.all(b"connection"))):
         return False
     if exchange.method != b"GET" or exchange.minor == 0:
         return False

@@ -19,6 +19,7 @@ from proxy.policy.findings import Finding, PolicyError
 Path_ = tuple[str | int, ...]
 MAX_ALIASES = 64
 MAX_NODES = 200_000
+MAX_DEPTH = 40
 
 _REFERENCE = re.compile(
     r"\$\{file:(?P<file>[^}]+)\}|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{(?P<bad>[^}]*)\}?"
@@ -26,6 +27,7 @@ _REFERENCE = re.compile(
 MAX_SECRET = 64 * 1024
 _YAML11_BOOLEAN = re.compile(r"(?i:y|n|yes|no|on|off)")
 _SEXAGESIMAL = re.compile(r"[-+]?[0-9]+(?::[0-5]?[0-9])+(?:\.[0-9]*)?")
+_OCTAL = re.compile(r"[-+]?0[0-9]+")
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?[0-9]+\.[0-9]+")
 
@@ -36,6 +38,8 @@ class Document:
 
     file: str
     data: object = None
+    findings: list[Finding] = field(default_factory=list)
+    """What is wrong with the YAML itself, though it could be read."""
     keys: dict[Path_, tuple[int, int]] = field(default_factory=dict)
     values: dict[Path_, tuple[int, int]] = field(default_factory=dict)
 
@@ -59,7 +63,14 @@ def read(path: Path, environment: Mapping[str, str]) -> Document:
 
 def parse(text: str, file: str, environment: Mapping[str, str]) -> Document:
     try:
-        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.CSafeLoader))
+        depth = aliases = 0
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            aliases += isinstance(event, yaml.AliasEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                mark = event.start_mark
+                line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+                raise PolicyError([Finding(file, line, column, "", _TOO_DEEP)])
         if aliases > MAX_ALIASES:
             raise PolicyError([Finding(file, 1, 1, "", f"more than {MAX_ALIASES} aliases. Write what they stand for")])
         root = yaml.compose(text, Loader=yaml.CSafeLoader)
@@ -69,13 +80,20 @@ def parse(text: str, file: str, environment: Mapping[str, str]) -> Document:
         raise PolicyError([Finding(file, line, column, "", f"not YAML: {error.problem or error.context}")]) from error
     except yaml.YAMLError as error:
         raise PolicyError([Finding(file, 1, 1, "", f"not YAML: {error}")]) from error
+    except RecursionError:
+        raise PolicyError([Finding(file, 1, 1, "", _TOO_DEEP)]) from None
     builder = _Builder(Document(file), environment)
     if root is None:
         raise PolicyError([Finding(file, 1, 1, "", "the file is empty. Begin with: version: 1")])
-    builder.document.data = builder.build(root, ())
-    if builder.findings:
-        raise PolicyError(builder.findings)
+    try:
+        builder.document.data = builder.build(root, ())
+    except RecursionError:
+        raise PolicyError([Finding(file, 1, 1, "", _TOO_DEEP)]) from None
+    builder.document.findings = builder.findings
     return builder.document
+
+
+_TOO_DEEP = "it is nested too deeply, or an alias holds itself. Write it flat"
 
 
 class _Builder:
@@ -126,6 +144,8 @@ class _Builder:
                 path,
                 f'"{text}" is a boolean to some YAML readers and a word to others. Write true, false or quotes',
             )
+        if not quoted and text == node.value and _OCTAL.fullmatch(text):
+            self._find(node, path, f'"{text}" is octal to some YAML readers. Write it without the zero, or in quotes')
         if not quoted and _SEXAGESIMAL.fullmatch(text):
             self._find(node, path, f'"{text}" is a base-60 number to some YAML readers. Put it in quotes')
         return _plain(text)

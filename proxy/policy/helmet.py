@@ -37,14 +37,16 @@ HSTS = "max-age=31536000; includeSubDomains"
 def header_set(model: SecurityHeadersModel) -> HeaderSet:
     helmet = model.preset == "helmet"
     chosen: dict[str, str | None] = dict(HELMET) if helmet else {}
-    csp = {**CSP, **(model.csp or {})} if helmet else (model.csp or {})
+    given = {**(CSP if helmet else {}), **(model.csp or {})}
+    csp = {directive: sources for directive, sources in given.items() if sources is not None}
     if csp:
         name = "content-security-policy-report-only" if model.csp_report_only else "content-security-policy"
         chosen[name] = "; ".join(" ".join([directive, *sources]) for directive, sources in csp.items()).replace(
             "{nonce}", "'nonce-{nonce}'"
         )
     chosen |= {name.lower(): value for name, value in model.headers.items()}
-    hsts = chosen.pop("strict-transport-security", None) or model.hsts or (HSTS if helmet else None)
+    hsts = model.hsts or (HSTS if helmet else None)
+    hsts = chosen.pop("strict-transport-security", hsts)
     pairs: tuple[Pair, ...] = tuple((n.encode(), v.encode()) for n, v in chosen.items() if v is not None)
     secure: tuple[Pair, ...] = ((b"strict-transport-security", hsts.encode()),) if hsts else ()
     return HeaderSet(pairs, secure, model.upstream)

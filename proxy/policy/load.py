@@ -22,17 +22,31 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Policy:
     """Raises PolicyError with every finding; the environment of the process is used where none is given."""
     environment = os.environ if environment is None else environment
     document = read(path, environment)
+    findings = list(document.findings)
+    policy: Policy | None = None
     try:
         policy = Policy.model_validate(document.data)
     except ValidationError as error:
-        raise PolicyError([_finding(document, dict(one)) for one in error.errors()]) from None
-    findings = list(_references(policy, document))
+        findings += [_finding(document, dict(one)) for one in error.errors()]
+    findings += _names(document)
+    if policy is not None:
+        findings += _references(policy, document, whole=not findings)
     if findings:
-        raise PolicyError(findings)
+        raise PolicyError(_one_a_place(findings))
+    if policy is None:
+        raise RuntimeError("no policy and no finding")
     try:
         return apply(policy, environment)
     except ValueError as error:
         raise PolicyError([Finding(str(path), 1, 1, "environment", str(error))]) from None
+
+
+def _one_a_place(findings: list[Finding]) -> list[Finding]:
+    """What YAML said of a value comes before what the model then made of it."""
+    first: dict[tuple[int, int, str], Finding] = {}
+    for one in findings:
+        first.setdefault((one.line, one.column, one.where), one)
+    return list(first.values())
 
 
 def _finding(document: Document, error: dict[str, Any]) -> Finding:
@@ -81,29 +95,46 @@ def _model_at(path: Path_) -> type[BaseModel] | None:
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
-def _references(policy: Policy, document: Document) -> list[Finding]:
-    """Names that lead nowhere, and what only shows across sections."""
+def _names(document: Document) -> list[Finding]:
+    """Names that lead nowhere; told whatever else is wrong with the file."""
+    findings: list[Finding] = []
+    data = document.data if isinstance(document.data, dict) else {}
+    clusters, policies, routes = (_mapping(data.get(key)) for key in ("clusters", "policies", "routes"))
+
+    def check(path: Path_, name: object, what: str, known: Mapping[str, object]) -> None:
+        if isinstance(name, str) and name not in known:
+            line, column = document.place(path)
+            near = _nearest(name, known)
+            findings.append(Finding(document.file, line, column, dotted(path), f'there is no {what} "{name}".{near}'))
+
+    for name, route in routes.items():
+        given = _mapping(route)
+        check(("routes", name, "to"), given.get("to"), "cluster", clusters)
+        check(("routes", name, "fallback", "to"), _mapping(given.get("fallback")).get("to"), "cluster", clusters)
+        for index, used in enumerate(_list(given.get("use"))):
+            check(("routes", name, "use", index), used, "policy", policies)
+    for index, used in enumerate(_list(_mapping(data.get("defaults")).get("use"))):
+        check(("defaults", "use", index), used, "policy", policies)
+    return findings
+
+
+def _mapping(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _references(policy: Policy, document: Document, *, whole: bool) -> list[Finding]:
+    """What only shows across sections; `whole` where every name leads somewhere."""
     findings: list[Finding] = []
 
     def find(path: Path_, what: str) -> None:
         line, column = document.place(path)
         findings.append(Finding(document.file, line, column, dotted(path), what))
 
-    for name, route in policy.routes.items():
-        if route.to not in policy.clusters:
-            find(("routes", name, "to"), f'there is no cluster "{route.to}".{_nearest(route.to, policy.clusters)}')
-        other = route.fallback.to if route.fallback else None
-        if other is not None and other not in policy.clusters:
-            find(
-                ("routes", name, "fallback", "to"), f'there is no cluster "{other}".{_nearest(other, policy.clusters)}'
-            )
-        for index, used in enumerate(route.use or ()):
-            if used not in policy.policies:
-                find(("routes", name, "use", index), f'there is no policy "{used}".{_nearest(used, policy.policies)}')
-    for index, used in enumerate(policy.defaults.use):
-        if used not in policy.policies:
-            find(("defaults", "use", index), f'there is no policy "{used}".{_nearest(used, policy.policies)}')
-    if not findings:
+    if whole:
         chains: list[tuple[Path_, list[str]]] = [(("defaults", "use"), policy.defaults.use)]
         chains += [(("routes", name, "use"), route.use) for name, route in policy.routes.items() if route.use]
         for path, sets in chains:
@@ -127,7 +158,8 @@ def _references(policy: Policy, document: Document) -> list[Finding]:
                 keys = {key.partition(":")[0] for key in limit.key}
                 if identity is None and (limit.tiers or not keys.isdisjoint({"user", "claim", "api-key"})):
                     find((*path, name), "a key of user, claim or api-key, and tiers, need identity: nobody is known")
-    if policy.admin.token is None and not _loopback(policy.admin.address[0]):
+    told = any(one.where == "admin.token" for one in document.findings)
+    if policy.admin.token is None and not told and not _loopback(policy.admin.address[0]):
         find(("admin", "address"), "an admin address that is not loopback needs admin.token")
     return findings
 

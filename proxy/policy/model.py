@@ -6,19 +6,37 @@ Every field has the strict default; unknown keys are errors. The JSON Schema of 
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from proxy.policy.rates import rates
-from proxy.policy.values import Address, Duration, Secret, Share, Size, listed, one_or_more
+from proxy.policy.values import Address, Duration, Secret, Share, Size, Span, listed, network, one_or_more
 
-Networks = Annotated[list[IPv4Network | IPv6Network], BeforeValidator(listed)]
+Networks = Annotated[
+    list[Annotated[IPv4Network | IPv6Network, BeforeValidator(network)]],
+    BeforeValidator(listed),
+    WithJsonSchema({"type": "array", "items": {"type": "string"}}),
+]
 ModeName = Literal["off", "shadow", "enforce"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 MethodName = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-Rates = Annotated[list[tuple[int, int]], BeforeValidator(rates)]
+Rates = Annotated[
+    list[tuple[int, int]],
+    BeforeValidator(rates),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
 """Amounts and windows in milliseconds, written as `100/15m` or `10/1s, 50/10s`."""
 KeyName = Annotated[
     str,
@@ -26,6 +44,16 @@ KeyName = Annotated[
         pattern=r"^(ip(/\d{1,3})?|user|api-key|route|method|(claim|header|cookie|param|const):[A-Za-z0-9_.-]{1,60})$"
     ),
 ]
+Keys = Annotated[
+    list[KeyName],
+    BeforeValidator(one_or_more),
+    Field(min_length=1),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+
+
+STATUS_OR_WORD = WithJsonSchema({"type": ["integer", "string"]})
+"""YAML reads a status as a number."""
 _REDIS_URL = re.compile(r"rediss?://(?:[^/@]*@)?(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?(?:/\d{0,3})?")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _ORIGIN = re.compile(r"\*|https?://(?:\*\.)?[A-Za-z0-9.-]+(?::\d{1,5})?|null")
@@ -93,7 +121,7 @@ class OverloadModel(Model):
     """
 
     memory: Size | None = None
-    loop_lag: Annotated[Duration, Field(gt=0)] = 2.0
+    loop_lag: Span = 2.0
     relief: Share = 0.8
 
 
@@ -164,7 +192,7 @@ class JwtModel(RuleModel):
     secret: Secret | None = None
     keys_file: str | None = None
     keys_url: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")] | None = None
-    refresh: Annotated[Duration, Field(ge=1)] = 300.0
+    refresh: Span = 300.0
     revoked: Literal["redis", "off"] = "redis"
     algorithms: Annotated[list[Literal["HS256", "RS256", "ES256", "EdDSA"]], Field(min_length=1)] = ["HS256"]
     issuer: str = ""
@@ -224,18 +252,18 @@ class ConsecutiveModel(RuleModel):
 class ErrorRateModel(RuleModel):
     above: Share = 0.5
     of_at_least: Annotated[int, Field(ge=1)] = 20
-    within: Annotated[Duration, Field(gt=0)] = 10.0
+    within: Span = 10.0
 
 
 class SlowRateModel(ErrorRateModel):
-    longer_than: Annotated[Duration, Field(gt=0)]
+    longer_than: Span
 
 
 class OpenForModel(Model):
     model_config = ConfigDict(populate_by_name=True)
 
-    first: Annotated[Duration, Field(alias="from", gt=0)] = 5.0
-    to: Annotated[Duration, Field(gt=0)] = 60.0
+    first: Annotated[Span, Field(alias="from")] = 5.0
+    to: Span = 60.0
     jitter: Share = 0.2
 
 
@@ -243,7 +271,13 @@ def row(value: object) -> object:
     return {"failures": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Counted = Annotated[str, BeforeValidator(str), Field(pattern=r"^(5xx|[45]\d\d|connect|reset|timeout)$")]
+Counted = Annotated[str, BeforeValidator(str), Field(pattern=r"^(5xx|[45]\d\d|connect|reset|timeout)$"), STATUS_OR_WORD]
+
+
+ConsecutiveRow = Annotated[ConsecutiveModel, BeforeValidator(row), WithJsonSchema({"type": ["integer", "object"]})]
+RetriedAfter = Annotated[
+    str, BeforeValidator(str), Field(pattern=r"^([45]\d\d|connect|reset|timeout)$"), STATUS_OR_WORD
+]
 
 
 class BreakerModel(Model):
@@ -253,7 +287,9 @@ class BreakerModel(Model):
     other sidecars: where `quorum` of them (or most) have opened theirs, all do, and one probes for all.
     """
 
-    consecutive: Annotated[ConsecutiveModel, BeforeValidator(row)] | None = ConsecutiveModel()
+    consecutive: (
+        Annotated[ConsecutiveModel, BeforeValidator(row), WithJsonSchema({"type": ["integer", "object"]})] | None
+    ) = ConsecutiveModel()
     error_rate: ErrorRateModel | None = None
     slow_rate: SlowRateModel | None = None
     count: list[Counted] = ["5xx", "connect", "reset", "timeout"]
@@ -274,7 +310,9 @@ class RetryModel(Model):
     the client's to wait for. `budget` is the share of requests that may be retries, `floor` so many to begin with."""
 
     attempts: Annotated[int, Field(ge=1, le=10)] = 2
-    on: list[Annotated[str, BeforeValidator(str), Field(pattern=r"^([45]\d\d|connect|reset|timeout)$")]] = [
+    on: list[
+        Annotated[str, BeforeValidator(str), Field(pattern=r"^([45]\d\d|connect|reset|timeout)$"), STATUS_OR_WORD]
+    ] = [
         "connect",
         "reset",
     ]
@@ -290,9 +328,9 @@ class OutlierModel(RuleModel):
     """Envoy's outlier detection: `consecutive` gateway failures, or a success rate far below the others'."""
 
     consecutive: Annotated[int, Field(ge=0)] = 5
-    interval: Annotated[Duration, Field(gt=0)] = 10.0
-    ejection: Annotated[Duration, Field(gt=0)] = 30.0
-    longest: Annotated[Duration, Field(gt=0)] = 300.0
+    interval: Span = 10.0
+    ejection: Span = 30.0
+    longest: Span = 300.0
     max_ejected: Share = 0.5
     hosts: Annotated[int, Field(ge=2)] = 3
     requests: Annotated[int, Field(ge=1)] = 50
@@ -304,9 +342,9 @@ class HealthCheckModel(Model):
 
     path: Annotated[str, Field(pattern=r"^(/[!-~]*)?$")] = ""
     host: str = ""
-    interval: Annotated[Duration, Field(gt=0)] = 10.0
-    unhealthy_interval: Annotated[Duration, Field(gt=0)] = 1.0
-    timeout: Annotated[Duration, Field(gt=0)] = 1.0
+    interval: Span = 10.0
+    unhealthy_interval: Span = 1.0
+    timeout: Span = 1.0
     healthy: Annotated[int, Field(ge=1)] = 2
     unhealthy: Annotated[int, Field(ge=1)] = 3
     jitter: Share = 0.2
@@ -319,14 +357,14 @@ class AdaptiveModel(Model):
     most: Annotated[int, Field(ge=1)] = 1000
     start: Annotated[int, Field(ge=1)] = 50
     buffer: Share = 0.25
-    window: Annotated[Duration, Field(gt=0)] = 0.1
+    window: Span = 0.1
 
 
 class AdmissionModel(Model):
     """Where fewer than `success_rate` succeed, a share of requests is refused, at most `most` of them."""
 
     success_rate: Share = 0.95
-    within: Annotated[Duration, Field(gt=0)] = 30.0
+    within: Span = 30.0
     most: Share = 0.8
     of_at_least: Annotated[int, Field(ge=1)] = 20
 
@@ -349,6 +387,41 @@ class ClusterModel(Model):
     admission: AdmissionModel | None = None
 
 
+HSTS_VALUE = re.compile(r"max-age=\d+(; ?includeSubDomains)?(; ?preload)?", re.IGNORECASE)
+_REFERRERS = (
+    "no-referrer|no-referrer-when-downgrade|origin|origin-when-cross-origin|same-origin|strict-origin"
+    "|strict-origin-when-cross-origin|unsafe-url"
+)
+TYPED_HEADERS: dict[str, tuple[str, str]] = {
+    "strict-transport-security": (HSTS_VALUE.pattern, "max-age=31536000; includeSubDomains"),
+    "x-frame-options": ("(?i:DENY|SAMEORIGIN)", "DENY or SAMEORIGIN"),
+    "x-content-type-options": ("nosniff", "nosniff"),
+    "referrer-policy": (rf"(?:{_REFERRERS})(?:, ?(?:{_REFERRERS}))*", "no-referrer, same-origin, strict-origin, …"),
+    "cross-origin-opener-policy": (
+        "unsafe-none|same-origin-allow-popups|same-origin|noopener-allow-popups",
+        "same-origin, same-origin-allow-popups or unsafe-none",
+    ),
+    "cross-origin-resource-policy": ("same-site|same-origin|cross-origin", "same-site, same-origin or cross-origin"),
+    "cross-origin-embedder-policy": ("unsafe-none|require-corp|credentialless", "require-corp or credentialless"),
+    "origin-agent-cluster": (r"\?[01]", "?1 or ?0"),
+    "x-dns-prefetch-control": ("on|off", "on or off"),
+    "x-download-options": ("noopen", "noopen"),
+    "x-permitted-cross-domain-policies": ("none|master-only|by-content-type|all|none-this-response", "none"),
+    "x-xss-protection": ("0|1(; ?mode=block)?", "0"),
+}
+"""By lower-case name: what a value has to look like, and how that is said."""
+CSP_DIRECTIVES = (
+    "default-src", "script-src", "script-src-elem", "script-src-attr", "style-src", "style-src-elem", "style-src-attr",
+    "img-src", "font-src", "connect-src", "media-src", "object-src", "frame-src", "child-src", "worker-src",
+    "manifest-src", "base-uri", "form-action", "frame-ancestors", "sandbox", "report-uri", "report-to",
+    "require-trusted-types-for", "trusted-types", "upgrade-insecure-requests", "fenced-frame-src",
+)  # fmt: skip
+"""CSP level 3."""
+HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}$")]
+MediaRange = Annotated[str, Field(pattern=r"^[a-z0-9!#$&^_.+-]+/(\*|[a-z0-9!#$&^_.+-]+|\*\+[a-z0-9]+)$")]
+HostPattern = Annotated[str, Field(pattern=r"^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?$|^\[[0-9A-Fa-f:.]+\]$")]
+
+
 class IpAccessModel(RuleModel):
     allow: Networks = []
     deny: Networks = []
@@ -366,8 +439,8 @@ class BanModel(Model):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    first: Annotated[Duration, Field(alias="from", gt=0)] = 60.0
-    to: Annotated[Duration, Field(gt=0)] = 86_400.0
+    first: Annotated[Span, Field(alias="from")] = 60.0
+    to: Span = 86_400.0
     memory: Duration = 86_400.0
 
 
@@ -377,8 +450,8 @@ class BansModel(RuleModel):
     `count` names reasons of refusals, and statuses of the application's answers.
     """
 
-    strikes: Annotated[tuple[int, int], BeforeValidator(one_rate)] = (20, 60_000)
-    count: list[Annotated[str, BeforeValidator(str), Field(pattern=r"^([a-z-]{3,40}|[45]\d\d)$")]] = [
+    strikes: Annotated[tuple[int, int], BeforeValidator(one_rate), WithJsonSchema({"type": "string"})] = (20, 60_000)
+    count: list[Annotated[str, BeforeValidator(str), Field(pattern=r"^([a-z-]{3,40}|[45]\d\d)$"), STATUS_OR_WORD]] = [
         "rate-limited", "unauthenticated", "forbidden", "malformed-request", "ambiguous-target", "no-route",
         "401", "403", "404",
     ]  # fmt: skip
@@ -391,8 +464,8 @@ class BansModel(RuleModel):
 class CorsModel(RuleModel):
     origins: Annotated[list[str], BeforeValidator(listed), Field(min_length=1)]
     methods: list[MethodName] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
-    headers: list[str] = ["authorization", "content-type", "x-request-id", "x-correlation-id"]
-    expose: list[str] = ["x-request-id", "x-correlation-id"]
+    headers: list[HeaderName] = ["authorization", "content-type", "x-request-id", "x-correlation-id"]
+    expose: list[HeaderName] = ["x-request-id", "x-correlation-id"]
     credentials: bool = False
     max_age: Duration = 600.0
 
@@ -414,10 +487,17 @@ class SecurityHeadersModel(RuleModel):
 
     preset: Literal["helmet", "none"] = "helmet"
     upstream: Literal["keep", "override", "append"] = "override"
-    csp: dict[str, list[str]] | None = None
+    csp: dict[str, list[str] | None] | None = None
     csp_report_only: bool = False
     hsts: str | None = None
     headers: dict[str, str | None] = {}
+
+    @field_validator("hsts")
+    @classmethod
+    def _hsts(cls, value: str | None) -> str | None:
+        if value is not None and not HSTS_VALUE.fullmatch(value):
+            raise ValueError(f'"{value}" is not HSTS (RFC 6797). Write max-age=31536000; includeSubDomains')
+        return value
 
     @field_validator("headers")
     @classmethod
@@ -425,14 +505,22 @@ class SecurityHeadersModel(RuleModel):
         for name, text in value.items():
             if not re.fullmatch(r"[A-Za-z0-9-]+", name) or (text is not None and not _HEADER_VALUE.fullmatch(text)):
                 raise ValueError(f'"{name}" is no header, or its value holds characters that no header may hold')
+            typed = TYPED_HEADERS.get(name.lower())
+            if typed is not None and text is not None and not re.fullmatch(typed[0], text):
+                raise ValueError(f'"{text}" is no value of {name}. Write {typed[1]}')
         return value
 
     @field_validator("csp")
     @classmethod
-    def _directives(cls, value: dict[str, list[str]] | None) -> dict[str, list[str]] | None:
+    def _directives(cls, value: dict[str, list[str] | None] | None) -> dict[str, list[str] | None] | None:
         for directive, sources in (value or {}).items():
-            if not re.fullmatch(r"[a-z-]+", directive) or any(re.search(r"[;,\s\x00-\x1f]", s) for s in sources):
-                raise ValueError(f'"{directive}" is no CSP directive, or a source of it holds ; , or a space')
+            if directive not in CSP_DIRECTIVES:
+                near = get_close_matches(directive, CSP_DIRECTIVES, n=1)
+                raise ValueError(
+                    f'"{directive}" is no CSP directive.' + (f' Did you mean "{near[0]}"?' if near else "")
+                )
+            if any(re.search(r"[;,\s\x00-\x1f\x7f]", s) for s in sources or ()):
+                raise ValueError(f'a source of "{directive}" holds ; , a space or a control character')
         return value
 
 
@@ -440,7 +528,7 @@ class RequestModel(RuleModel):
     """What requests may look like; empty lists and nulls allow everything."""
 
     methods: list[MethodName] = []
-    media_types: list[str] = []
+    media_types: list[MediaRange] = []
     max_target: Size | None = None
     max_body: Size | None = None
 
@@ -459,7 +547,7 @@ class CostModel(Model):
     """
 
     header: Annotated[str, Field(pattern=r"^([A-Za-z0-9-]{1,60})?$")] = ""
-    body: Annotated[Size, Field(ge=1)] | None = None
+    body: Size | None = None
     reserve: Annotated[int, Field(ge=1, le=1000)] = 1
 
     @model_validator(mode="after")
@@ -496,7 +584,7 @@ class LimitModel(RuleModel):
     strategy: Literal["fixed-window", "moving-window", "sliding-window-counter", "token-bucket"] = (
         "sliding-window-counter"
     )
-    key: Annotated[list[KeyName], BeforeValidator(one_or_more), Field(min_length=1)] = ["ip"]
+    key: Keys = ["ip"]
     cost: Annotated[int, Field(ge=0, le=1000)] | CostModel | dict[MethodName | Literal["default"], int] = Field(
         default=1, union_mode="left_to_right"
     )
@@ -504,7 +592,9 @@ class LimitModel(RuleModel):
     lease: Duration = 60.0
     methods: list[MethodName] = []
     match: LimitMatchModel = LimitMatchModel()
-    exempt: Annotated[ExemptModel, BeforeValidator(networks_alone)] = ExemptModel()
+    exempt: Annotated[ExemptModel, BeforeValidator(networks_alone), WithJsonSchema({"type": ["array", "object"]})] = (
+        ExemptModel()
+    )
     tiers: TiersModel | None = None
     trial: Rates | None = None
     on_store_failure: Literal["local", "open", "closed"] = "local"
@@ -556,12 +646,17 @@ class RouteTimeouts(Model):
     websocket_idle: Duration = 3600.0
 
 
+ROUTE_PATH = re.compile(
+    r"/|(/(\{[A-Za-z_][A-Za-z0-9_]*\}|(?!\.{1,2}(/|$|;))([A-Za-z0-9._~!$&'()*+,;=:@-]|%(?!2F|2E|5C)[0-9A-F]{2})+))+/?"
+)
+
+
 class MatchModel(Model):
     path: str | None = None
     prefix: str | None = None
-    hosts: list[str] = []
+    hosts: list[HostPattern] = []
     methods: list[MethodName] = []
-    headers: dict[str, str | None] = {}
+    headers: dict[HeaderName, str | None] = {}
 
     @model_validator(mode="after")
     def _one_of(self) -> MatchModel:
@@ -570,13 +665,18 @@ class MatchModel(Model):
         where = self.path if self.path is not None else self.prefix
         if not str(where).startswith("/"):
             raise ValueError(f'"{where}" does not begin with a slash. Write /{where}')
+        if not ROUTE_PATH.fullmatch(str(where)):
+            raise ValueError(
+                f'"{where}" can match nothing: requests come in canonical form. Write no empty or dot segment, no '
+                "escape of what needs none, and {name} for a whole segment"
+            )
         return self
 
 
 class StaleModel(Model):
     """Answers kept for `longest`, each up to `max_body`, together up to `size`."""
 
-    longest: Annotated[Duration, Field(gt=0)] = 300.0
+    longest: Span = 300.0
     max_body: Size = 64 * 1024
     size: Size = 4 * 1024 * 1024
 
@@ -592,7 +692,7 @@ class StaticAnswerModel(Model):
 class FallbackModel(Model):
     """What stands in for the upstream where it has nothing good: another cluster, an earlier answer, a fixed one."""
 
-    on: list[Annotated[str, BeforeValidator(str), Field(pattern=r"^([a-z-]{3,40}|5\d\d)$")]] = [
+    on: list[Annotated[str, BeforeValidator(str), Field(pattern=r"^([a-z-]{3,40}|5\d\d)$"), STATUS_OR_WORD]] = [
         "breaker-open", "overloaded", "upstream-unavailable", "upstream-reset", "upstream-timeout", "upstream-busy",
         "502", "503", "504",
     ]  # fmt: skip
@@ -630,7 +730,7 @@ class UsageModel(Model):
     """The heaviest keys of each limit: shown `hashed` or `plain`, by windows of that length."""
 
     keys: Literal["hashed", "plain"] = "hashed"
-    window: Annotated[Duration, Field(ge=1)] = 60.0
+    window: Span = 60.0
 
 
 class DefaultsModel(Model):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr, WithJsonSchema
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 _SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)?")
 _BYTES = {None: 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
-_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_ADDRESS = re.compile(rf"(?:\[([0-9A-Fa-f:.]+)\]|({_LABEL}(?:\.{_LABEL})*\.?)):(\d{{1,5}})")
 
 
 def seconds(value: object) -> float:
@@ -20,6 +22,12 @@ def seconds(value: object) -> float:
     if not match:
         raise ValueError(f'"{value}" is not a duration. Write a number with ms, s, m, h or d: 15s')
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def some(value: float) -> float:
+    if value <= 0:
+        raise ValueError("it has to be longer than nothing")
+    return value
 
 
 def share(value: object) -> float:
@@ -52,6 +60,14 @@ def secret(value: object) -> object:
     return str(value) if isinstance(value, int | float) else value
 
 
+def network(value: object) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(str(value))
+    except ValueError as error:
+        hint = " Host bits have to be zero" if "host bits" in str(error) else " Write 10.0.0.0/8 or 2001:db8::/32"
+        raise ValueError(f'"{value}" is no network.{hint}') from None
+
+
 def listed(value: object) -> object:
     """One environment variable may hold several, separated by commas, or none."""
     if isinstance(value, list):
@@ -63,12 +79,28 @@ def one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Secret = Annotated[SecretStr, BeforeValidator(secret)]
-Duration = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
+Secret = Annotated[
+    SecretStr, BeforeValidator(secret), WithJsonSchema({"type": ["string", "number", "boolean", "null"]})
+]
+Duration = Annotated[
+    float, BeforeValidator(seconds), WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$"})
+]
 """Seconds as a float, written as `250ms`, `15s`, `5m`."""
-Size = Annotated[int, BeforeValidator(size), Field(ge=0)]
+Span = Annotated[Duration, AfterValidator(some)]
+"""A duration that is longer than nothing."""
+Size = Annotated[
+    int,
+    BeforeValidator(size),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}]}),
+]
 """Bytes, written as `512`, `64KiB`, `10MiB`."""
-Share = Annotated[float, BeforeValidator(share)]
+Share = Annotated[
+    float,
+    BeforeValidator(share),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^{_PERCENT.pattern}$"}]}),
+]
 """From 0 to 1, written as `20%`."""
-Address = Annotated[tuple[str, int], BeforeValidator(address)]
+Address = Annotated[
+    tuple[str, int], BeforeValidator(address), WithJsonSchema({"type": "string", "pattern": f"^{_ADDRESS.pattern}$"})
+]
 """Host and port."""

@@ -8,9 +8,11 @@ dictionary through orjson took 8.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
 
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 MAX_QUEUED = 4 * 1024 * 1024
 """Bytes of lines that wait to be written."""
 FLUSH_SECONDS = 0.2
+CLOSE_SECONDS = 1.0
 
 _PLAIN = re.compile(rb"[ !#-\[\]-~]*")
 _LINE = (
@@ -34,7 +37,19 @@ _LINE = (
 class AccessLog:
     """`emit` never blocks: past MAX_QUEUED unwritten bytes it drops and counts."""
 
-    __slots__ = ("_every", "_fd", "_lines", "_now", "_queued", "_second", "_second_text", "_seen", "_task", "dropped")
+    __slots__ = (
+        "_every",
+        "_fd",
+        "_lines",
+        "_now",
+        "_queued",
+        "_second",
+        "_second_text",
+        "_seen",
+        "_task",
+        "_writing",
+        "dropped",
+    )
 
     def __init__(self, sample: float, fd: int = 1, now: Callable[[], float] = time.time) -> None:
         self._every = 0 if sample <= 0 else max(1, round(1 / sample))
@@ -46,6 +61,7 @@ class AccessLog:
         self._second_text = b""
         self._seen = 0
         self._task: asyncio.Task[None] | None = None
+        self._writing: asyncio.Future[None] | None = None
         self.dropped = 0
 
     def start(self) -> None:
@@ -94,8 +110,8 @@ class AccessLog:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            if self._lines:
-                await asyncio.to_thread(self._write, self._take())
+            if self._lines and (self._writing is None or self._writing.done()):
+                self._writing = write_apart(self._write, self._take())
 
     def _take(self) -> list[bytes]:
         lines, self._lines = self._lines, []
@@ -113,10 +129,32 @@ class AccessLog:
             log.warning("access log can't be written: %s", error.strerror)
 
     async def close(self) -> None:
+        """What is left has a second; who reads it may have stopped, and nobody waits for that."""
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._write(self._take())
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                if self._writing is not None:
+                    await asyncio.shield(self._writing)
+                if self._lines:
+                    await asyncio.shield(write_apart(self._write, self._take()))
+        except TimeoutError:
+            log.warning("access log: its reader has stopped; the last lines are lost")
+
+
+def write_apart(write: Callable[[list[bytes]], None], lines: list[bytes]) -> asyncio.Future[None]:
+    """In a thread that nothing waits for at the process's end, since a pipe that nobody reads blocks for ever."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def run() -> None:
+        write(lines)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(lambda: None if done.done() else done.set_result(None))
+
+    threading.Thread(target=run, name="access log", daemon=True).start()
+    return done
 
 
 def _unusual(exchange: Exchange) -> bytes:

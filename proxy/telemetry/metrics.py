@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from breaker import State
 from proxy import __version__
+from proxy.listener.overload import resident
 from proxy.listener.server import Listener
 from proxy.policy.compile import Compiled
 from proxy.telemetry.access_log import AccessLog
 from proxy.throttle.distributed import RedisLimiter
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_STATES = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
 
 
 class Metrics:
@@ -55,21 +56,22 @@ class Metrics:
         size_in = HistogramMetricFamily("proxy_request_size_bytes", "Request bodies", labels=["route"])
         size_out = HistogramMetricFamily("proxy_response_size_bytes", "Response bodies", labels=["route"])
         in_flight = GaugeMetricFamily("proxy_requests_in_flight", "Exchanges that run now", labels=["route"])
-        for route in self._listener.routes.routes:
-            stats = route.stats
+        handshakes = CounterMetricFamily("proxy_websockets_opened", "Upgrades that were answered 101", labels=["route"])
+        for stats in (*(route.stats for route in self._listener.routes.routes), self._listener.unrouted):
             for status, count in list(stats.statuses.items()):
-                requests.add_metric([route.name, str(status)], count)
-            in_flight.add_metric([route.name], stats.in_flight)
+                requests.add_metric([stats.route, str(status)], count)
+            in_flight.add_metric([stats.route], stats.in_flight)
+            handshakes.add_metric([stats.route], stats.websockets)
             for family, histogram in (
                 (seconds, stats.durations),
                 (size_in, stats.bytes_in),
                 (size_out, stats.bytes_out),
             ):
-                family.add_metric([route.name], histogram.cumulative(), histogram.total)
+                family.add_metric([stats.route], histogram.cumulative(), histogram.total)
         rejections = CounterMetricFamily("proxy_rejections", "Refusals", labels=["rule", "reason", "mode"])
         for key, count in list(self._listener.stats.rejections.items()):
             rejections.add_metric(list(key), count)
-        yield from (requests, seconds, size_in, size_out, in_flight, rejections)
+        yield from (requests, seconds, size_in, size_out, in_flight, handshakes, rejections)
 
     def _clusters(self) -> Iterator[Metric]:
         outcomes = CounterMetricFamily("proxy_upstream_requests", "Exchanges by outcome", labels=["cluster", "outcome"])
@@ -82,17 +84,71 @@ class Metrics:
         pools = GaugeMetricFamily(
             "proxy_upstream_connections", "Connections by state", labels=["cluster", "endpoint", "state"]
         )
+        pooled = CounterMetricFamily(
+            "proxy_upstream_pool", "What became of wishes for a connection", labels=["cluster", "endpoint", "event"]
+        )
+        running = GaugeMetricFamily("proxy_upstream_requests_running", "Requests that run now", labels=["cluster"])
+        limit = GaugeMetricFamily("proxy_upstream_requests_limit", "How many may run at once", labels=["cluster"])
+        refused = CounterMetricFamily("proxy_upstream_refused", "Requests refused for load", labels=["cluster", "by"])
+        fallbacks = CounterMetricFamily("proxy_upstream_fallbacks", "Answers by a fallback", labels=["cluster", "kind"])
+        hedges = CounterMetricFamily("proxy_upstream_hedges", "Second attempts beside slow ones", labels=["cluster"])
+        budget = CounterMetricFamily("proxy_upstream_retries_refused", "Retries beyond the budget", labels=["cluster"])
         for cluster in self._listener.clusters.values():
-            for outcome, count in list(cluster.stats.outcomes.items()):
+            stats = cluster.stats
+            for outcome, count in list(stats.outcomes.items()):
                 outcomes.add_metric([cluster.name, outcome], count)
-            seconds.add_metric([cluster.name], cluster.stats.durations.cumulative(), cluster.stats.durations.total)
-            for kind, count in list(cluster.stats.retries.items()):
+            seconds.add_metric([cluster.name], stats.durations.cumulative(), stats.durations.total)
+            for kind, count in list(stats.retries.items()):
                 retries.add_metric([cluster.name, kind], count)
+            for kind, count in list(stats.refused.items()):
+                refused.add_metric([cluster.name, kind], count)
+            for kind, count in list(stats.fallbacks.items()):
+                fallbacks.add_metric([cluster.name, kind], count)
+            running.add_metric([cluster.name], cluster.running)
+            limit.add_metric([cluster.name], cluster.limit)
+            hedges.add_metric([cluster.name], stats.hedges)
+            budget.add_metric([cluster.name], cluster.budget.refused)
             for endpoint in cluster.endpoints:
                 pool = endpoint.pool
+                at = [cluster.name, endpoint.address]
                 for state, count in (("open", len(pool.open)), ("idle", pool.idle), ("waiting", pool.waiting)):
-                    pools.add_metric([cluster.name, endpoint.address, state], count)
-        yield from (outcomes, seconds, retries, pools)
+                    pools.add_metric([*at, state], count)
+                for event in ("connects", "connect_failures", "refused", "reused"):
+                    pooled.add_metric([*at, event], getattr(pool.stats, event))
+        yield from (outcomes, seconds, retries, pools, pooled, running, limit, refused, fallbacks, hedges, budget)
+        yield from self._breakers()
+
+    def _breakers(self) -> Iterator[Metric]:
+        state = GaugeMetricFamily("proxy_breaker_state", "0 closed, 1 half-open, 2 open", labels=["breaker"])
+        trips = CounterMetricFamily("proxy_breaker_trips", "Times it opened, and why", labels=["breaker", "reason"])
+        would = CounterMetricFamily(
+            "proxy_breaker_would_trip", "Times a shadowing detector would have", labels=["breaker", "detector"]
+        )
+        refused = CounterMetricFamily("proxy_breaker_refused", "Attempts not let through", labels=["breaker"])
+        healthy = GaugeMetricFamily("proxy_endpoint_healthy", "1 where checks pass", labels=["cluster", "endpoint"])
+        ejected = GaugeMetricFamily("proxy_endpoint_ejected", "1 while left out", labels=["cluster", "endpoint"])
+        ejections = CounterMetricFamily(
+            "proxy_ejections", "By detector and mode", labels=["cluster", "detector", "mode"]
+        )
+        for cluster in self._listener.clusters.values():
+            for breaker in cluster.breakers:
+                state.add_metric([breaker.name], _STATES[breaker.state])
+                refused.add_metric([breaker.name], breaker.refused)
+                for reason, count in list(breaker.trips.items()):
+                    trips.add_metric([breaker.name, reason], count)
+                for detector, count in list(breaker.would_trip.items()):
+                    would.add_metric([breaker.name, detector], count)
+            for endpoint in cluster.endpoints:
+                healthy.add_metric([cluster.name, endpoint.address], float(endpoint.healthy))
+                ejected.add_metric([cluster.name, endpoint.address], float(bool(endpoint.ejected_until)))
+            if cluster.outlier is not None:
+                for mode, counts in (("enforce", cluster.outlier.ejections), ("shadow", cluster.outlier.shadowed)):
+                    for detector, count in list(counts.items()):
+                        ejections.add_metric([cluster.name, detector, mode], count)
+        yield from (state, trips, would, refused, healthy, ejected, ejections)
+        guard = self._listener.guard
+        yield GaugeMetricFamily("proxy_overload_level", "0 calm, 1 strained, 2 overloaded", guard.level)
+        yield CounterMetricFamily("proxy_overload_refused", "Requests refused for overload", guard.refused)
 
     def _limits(self) -> Iterator[Metric]:
         usage = CounterMetricFamily("proxy_limit_decisions", "Charges by quota and verdict", labels=["rule", "verdict"])
@@ -130,8 +186,7 @@ class Metrics:
         lag = HistogramMetricFamily("proxy_event_loop_lag_seconds", "How late the loop wakes")
         lag.add_metric([], stats.loop_lag.cumulative(), stats.loop_lag.total)
         yield lag
-        resident = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
-        yield GaugeMetricFamily("process_resident_memory_bytes", "Resident memory", resident)
+        yield GaugeMetricFamily("process_resident_memory_bytes", "Resident memory", resident())
         yield GaugeMetricFamily("process_open_fds", "Open files", len(os.listdir("/proc/self/fd")))
         dropped = self._access_log.dropped if self._access_log else 0
         yield CounterMetricFamily("proxy_access_log_dropped", "Records not written", dropped)

@@ -172,7 +172,7 @@ class Pool:
                 await self._loop.create_connection(lambda: connection, self.host, self.port)
         except TimeoutError:
             self._failed(UpstreamTimeout(f"no connection to the upstream within {self._limits.connect:g} s"))
-        except OSError:
+        except (OSError, UnicodeError):
             self._failed(UpstreamUnavailable("the upstream accepts no connection"))
         else:
             if self.closed:

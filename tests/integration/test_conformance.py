@@ -52,7 +52,7 @@ async def test_http11probe(serve: Start, echo_port: int) -> None:
 @pytest.mark.skipif(not CLIENTS.exists(), reason="../shared/conformance is not beside this clone")
 async def test_real_websocket_clients(serve: Start) -> None:
     upstream = free_port()
-    served = await serve(upstream)
+    served = await serve(upstream, cluster=f'"127.0.0.1:{upstream}"], timeouts: {{wait: 5s}}}}')
     process = await asyncio.create_subprocess_exec(
         "node", str(CLIENTS), f"http://127.0.0.1:{served.proxy.listener.port}", str(upstream),
         env={**os.environ, "CLIENTS": str(ROOT / "build" / "clients")},

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
+import jsonschema
 import pytest
+import yaml
 from click.testing import CliRunner
 from pydantic import BaseModel
 
@@ -15,6 +18,7 @@ from proxy.policy.document import read
 from proxy.policy.findings import PolicyError
 from proxy.policy.load import load
 from proxy.policy.model import Policy
+from proxy.policy.schema import schema
 
 CONFIG = Path(__file__).parents[2] / "config"
 GOOD = """\
@@ -91,9 +95,94 @@ def test_the_references_defaults_are_the_real_ones() -> None:
     policy = load(CONFIG / "reference.yaml", {})
     minimal = load(CONFIG / "minimal.yaml", {})
     assert policy.listener == minimal.listener
-    assert policy.clusters["app"].model_copy(update={"balance": "round_robin"}) == minimal.clusters["app"]
+    given, default = policy.clusters["app"], minimal.clusters["app"]
+    plain = ("max_connections", "max_waiting", "max_requests", "max_retries", "timeouts", "panic")
+    assert [getattr(given, name) for name in plain] == [getattr(default, name) for name in plain]
     assert policy.routes["one-customer"].timeouts == minimal.routes["everything"].timeouts
     assert (policy.defaults.max_body, policy.access_log) == (minimal.defaults.max_body, minimal.access_log)
+
+
+class Yaml12(yaml.SafeLoader):
+    """As editors read it: `on` and `off` are words, references stand as they are."""
+
+
+Yaml12.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if not tag.endswith(":bool")]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Yaml12.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false"), ["t", "f"])
+
+
+def as_written(name: str) -> Any:
+    return yaml.load((CONFIG / name).read_text(), Yaml12)  # noqa: S506  # a SafeLoader
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_schema_is_of_what_is_written(path: Path) -> None:
+    made = schema()
+    jsonschema.Draft202012Validator.check_schema(made)
+    written = as_written(path.name)
+    assert [error.message for error in jsonschema.Draft202012Validator(made).iter_errors(written)] == []
+
+
+def test_the_schema_takes_references_and_refuses_rubbish() -> None:
+    check = jsonschema.Draft202012Validator(schema())
+    good = as_written("minimal.yaml")
+    referring = {**good, "listener": {"address": "${HERE}", "drain": "${SHUTDOWN_TIMEOUT:-30000}ms"}}
+    assert check.is_valid(referring)
+    for wrong in ({"address": "here"}, {"address": "a:1", "drain": "10"}, {"address": "a:1", "adress": "b"}):
+        assert not check.is_valid({**good, "listener": wrong})
+
+
+BROKEN = """version: 1
+listener: {address: "127.0.0.1:0", drain: 10, timeouts: {head: 1:30}}
+admin: {address: "0.0.0.0:9901"}
+clusters:
+  app: {endpoints: ["127.0.0.1:1"]}
+  app: {endpoints: ["127.0.0.1:2"]}
+policies:
+  web: {security_headers: {headers: {x-frame-options: BANANA}, csp: {scrpt-src: [a]}}}
+  api: {cors: {origins: ["https://a.b"], expose: ["x\\r\\nset-cookie: a"]}, ip: {deny: [10.0.0.1/8]}}
+routes:
+  one: {match: {prefix: /, hosts: ["EXA mple/"]}, to: nowhere, use: [wbe], websockt: true}
+  two: {match: {path: "/a//b"}, to: app}
+  three: {match: {prefix: /}, to: app, max_body: 010}
+"""
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(BROKEN)
+    with pytest.raises(PolicyError) as error:
+        load(path, {})
+    told = [(finding.line, finding.where) for finding in error.value.findings]
+    assert told == [
+        (2, "listener.drain"),
+        (2, "listener.timeouts.head"),
+        (6, "clusters.app"),
+        (8, "policies.web.security_headers.headers"),
+        (8, "policies.web.security_headers.csp"),
+        (9, "policies.api.cors.expose.0"),
+        (9, "policies.api.ip.deny.0"),
+        (11, "routes.one.match.hosts.0"),
+        (11, "routes.one.to"),
+        (11, "routes.one.use.0"),
+        (11, "routes.one.websockt"),
+        (12, "routes.two.match"),
+        (13, "routes.three.max_body"),
+    ]
+    text = str(error.value)
+    assert 'Did you mean "script-src"?' in text
+    assert 'Did you mean "web"?' in text
+    assert "DENY or SAMEORIGIN" in text
+
+
+@pytest.mark.parametrize("text", ["x: &a [*a]", "[" * 20_000, "a: " + "{b: " * 3_000 + "1" + "}" * 3_000])
+def test_a_file_that_nests_without_end_is_a_finding(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(PolicyError, match="nested too deeply"):
+        load(path, {})
 
 
 def test_secrets_come_from_files_and_stay_text(tmp_path: Path) -> None:
