@@ -222,6 +222,14 @@ class Breaker:
         self.trips[reason] = self.trips.get(reason, 0) + 1
         self._change(State.OPEN, reason)
 
+    def hold(self, seconds: float) -> None:
+        """Be open for so long from now, and until somebody says that it may probe."""
+        if self._state is not State.OPEN:
+            self.trip("held", seconds)
+        self._open_until = self._clock() + seconds
+        self._open_seconds = max(seconds, self._open_seconds)
+        self.held = True
+
     def probe(self, reason: str) -> None:
         """Let probes in now, whatever the open time says."""
         self.held = False

@@ -8,14 +8,17 @@ import gc
 import resource
 import signal
 import time
+from collections.abc import Callable
 from time import perf_counter
 
 import structlog
 
+from breaker import Breaker, State
 from proxy.addresses import Networks
 from proxy.admin.api import Admin
 from proxy.exchange import Exchange, Verdict
 from proxy.filters.identity import KeyRing
+from proxy.fleet.breakers import SharedBreaker
 from proxy.fleet.jwks import KeySource
 from proxy.fleet.redis import Fleet
 from proxy.fleet.sentinel import locator
@@ -31,6 +34,7 @@ from proxy.telemetry.metrics import Metrics
 from proxy.throttle.distributed import RedisLimiter
 from proxy.throttle.local import LocalLimiter
 from proxy.throttle.store import StoreAddress
+from proxy.upstream.cluster import Cluster
 
 security = structlog.get_logger("security")
 log = structlog.get_logger("proxy")
@@ -49,6 +53,10 @@ class Proxy:
         self.redis = _shared_limiter(policy)
         self.shared = Shared(self.redis or _alone())
         self.compiled: Compiled = compile_policy(policy, loop, self._on_verdict, self.shared)
+        self.shared_breakers: dict[str, SharedBreaker] = {}
+        for cluster in self.compiled.clusters.values():
+            for breaker in cluster.breakers:
+                breaker.on_change.append(self._log_breaker)
         self.fleet = self._fleet()
         self.key_sources = [self._key_source(*one) for one in self.compiled.key_rings]
         self.access_log = AccessLog(policy.access_log.sample) if policy.access_log.enabled else None
@@ -76,8 +84,33 @@ class Proxy:
         if limiting is None or self.policy.redis is None:
             return None
         account = StoreAddress.parse(self.policy.redis.url.get_secret_value())
-        boards = (self.shared.bans, self.shared.revoked)
-        return Fleet(limiting.store, account, self.policy.redis.prefix, boards)
+        boards = (self.shared.bans, self.shared.revoked, self.shared.breakers)
+        fleet = Fleet(limiting.store, account, self.policy.redis.prefix, boards)
+        for cluster in self.compiled.clusters.values():
+            if cluster.breaker is not None and cluster.spec.shared_quorum:
+                self._share(cluster, cluster.breaker, fleet, limiting)
+        return fleet
+
+    def _share(self, cluster: Cluster, breaker: Breaker, fleet: Fleet, limiting: RedisLimiter) -> None:
+        board = self.shared.breakers
+
+        def propose(name: str, epoch: int, value: str, milliseconds: int, then: Callable[[bool], None]) -> None:
+            fleet.propose(board, name, epoch, value, milliseconds, then)
+
+        shared = SharedBreaker(
+            cluster.name, breaker, board, cluster.spec.shared_quorum, limiting.name,
+            peers=lambda: limiting.peers,
+            available=lambda: fleet.listening and limiting.store.available,
+            propose=propose,
+        )  # fmt: skip
+        cluster.ticks.append(shared.tick)
+        self.shared_breakers[cluster.name] = shared
+
+    def _log_breaker(self, breaker: Breaker, old: State, new: State, reason: str) -> None:
+        log.warning(
+            "breaker", breaker=breaker.name, old=old.value, new=new.value, reason=reason,
+            probes_in=round(breaker.retry_after, 1),
+        )  # fmt: skip
 
     def _key_source(self, url: str, refresh: float, ring: KeyRing) -> KeySource:
         source = KeySource(url, refresh, ring.turn)

@@ -28,7 +28,8 @@ policies:
   all: {policies}
 defaults: {{use: [all], max_body: 10MiB}}
 routes:
-  everything: {{match: {match}, limits: {limits}, to: app, timeouts: {route_timeouts}, max_body: {max_body_route}}}
+{routes_before}  everything:
+    {{match: {match}, limits: {limits}, to: app, timeouts: {route_timeouts}, max_body: {max_body_route}, {route_more}}}
 """
 
 
@@ -67,6 +68,12 @@ class Served:
             while listener.open_connections or any(r.stats.in_flight for r in listener.routes.routes) or self.in_use():
                 await asyncio.sleep(0.01)
 
+    async def settled_upstream(self) -> None:
+        """Wait until no upstream connection is in use."""
+        async with asyncio.timeout(5):
+            while self.in_use():
+                await asyncio.sleep(0.01)
+
     def in_use(self) -> int:
         endpoints = [e for cluster in self.proxy.compiled.clusters.values() for e in cluster.endpoints]
         return sum(e.active + len(e.pool.open) - e.pool.idle + e.pool.waiting + e.pool.connecting for e in endpoints)
@@ -88,6 +95,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Start]:
             "timeouts": "{}", "bounds": "{}", "trusted": "[]", "token": "", "access_log": "false",
             "max_connections": 64, "max_waiting": 64, "policies": "{security_headers: {preset: helmet}}",
             "more": "", "limits": "{}", "match": "{prefix: /}", "route_timeouts": "{}", "max_body_route": "10MiB",
+            "route_more": "", "routes_before": "",
         }  # fmt: skip
         bounds = "max_connections: {max_connections}, max_waiting: {max_waiting}".format(**{**settings, **changes})
         times = "timeouts: {connect: 500ms, wait: 300ms, idle: 4s}"

@@ -43,6 +43,7 @@ ALLOWED = {
     "proxy.policy.rates": set(),
     "proxy.throttle": {"proxy.throttle", "proxy.batch", "proxy.telemetry.stats"},
     "proxy.fleet": {"proxy.fleet", "proxy.throttle"},
+    "breaker": {"breaker"},
     "proxy.fleet.board": set(),
     "proxy.telemetry.stats": set(),
 }

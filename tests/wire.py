@@ -109,14 +109,14 @@ async def echo(reader: Reader, writer: Writer) -> None:
 class ScriptedUpstream:
     """Runs `script` for each connection; `connections` and `requests` count."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.script: Script = echo
         self.connections = 0
-        self.port = 0
+        self.port = port
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> ScriptedUpstream:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -19,7 +19,9 @@ from proxy.addresses import normalise
 from proxy.telemetry import logs
 
 if TYPE_CHECKING:
+    from breaker import Breaker
     from proxy.app import Proxy
+    from proxy.upstream.cluster import Cluster
 
 PROBES = frozenset({"/livez", "/readyz", "/startupz"})
 MAX_BAN = 31 * 86_400
@@ -49,6 +51,7 @@ class Admin:
                 web.post("/bans", self._ban),
                 web.post("/bans/lift", self._lift),
                 web.post("/revocations", self._revoke),
+                web.post("/breakers", self._breakers),
                 web.post("/drain", self._drain),
                 web.post("/quitquitquit", self._quit),
                 web.post("/loglevel", self._loglevel),
@@ -99,22 +102,55 @@ class Admin:
         return web.json_response(text=self._proxy.policy.model_dump_json(indent=2))
 
     async def _clusters(self, _: web.Request) -> web.Response:
-        return web.json_response(
-            {
-                cluster.name: {
-                    endpoint.address: {
-                        "active": endpoint.active,
-                        "connections": len(endpoint.pool.open),
-                        "idle": endpoint.pool.idle,
-                        "waiting": endpoint.pool.waiting,
-                        "connects": endpoint.pool.stats.connects,
-                        "connect_failures": endpoint.pool.stats.connect_failures,
-                    }
-                    for endpoint in cluster.endpoints
+        return web.json_response({one.name: self._cluster(one) for one in self._proxy.compiled.clusters.values()})
+
+    def _cluster(self, cluster: Cluster) -> dict[str, Any]:
+        now = asyncio.get_running_loop().time()
+        shared = self._proxy.shared_breakers.get(cluster.name)
+        told: dict[str, Any] = {
+            "running": cluster.running,
+            "limit": cluster.limit,
+            "retries_running": cluster.budget.active,
+            "endpoints": {
+                endpoint.address: {
+                    "active": endpoint.active,
+                    "connections": len(endpoint.pool.open),
+                    "idle": endpoint.pool.idle,
+                    "waiting": endpoint.pool.waiting,
+                    "connects": endpoint.pool.stats.connects,
+                    "connect_failures": endpoint.pool.stats.connect_failures,
+                    "healthy": endpoint.healthy,
+                    "ejected_for": round(max(0.0, endpoint.ejected_until - now), 1),
+                    **({"breaker": _breaker(endpoint.breaker)} if endpoint.breaker else {}),
                 }
-                for cluster in self._proxy.compiled.clusters.values()
-            }
-        )
+                for endpoint in cluster.endpoints
+            },
+        }
+        if cluster.breaker is not None:
+            told["breaker"] = _breaker(cluster.breaker)
+        if shared is not None:
+            agreed = shared.agreed
+            told["fleet"] = {
+                "state": agreed.state, "epoch": agreed.epoch, "votes": shared.votes, "needed": shared.needed,
+                "peers": self._proxy.limiting.peers if self._proxy.limiting else 1,
+            }  # fmt: skip
+        if cluster.admission is not None:
+            told["refusing_share"] = round(cluster.admission.refusing, 3)
+        return told
+
+    async def _breakers(self, request: web.Request) -> web.Response:
+        """`?name=app&state=open|closed|reset`: hold a breaker of this sidecar open or closed, or begin anew."""
+        name, state = request.query.get("name", ""), request.query.get("state", "")
+        known = {one.name: one for cluster in self._proxy.compiled.clusters.values() for one in cluster.breakers}
+        if name not in known or state not in ("open", "closed", "reset"):
+            hint = f"write ?name={'|'.join(known) or 'none has a breaker'}&state=open|closed|reset"
+            return web.json_response({"error": hint}, status=400)
+        breaker = known[name]
+        if state == "reset":
+            breaker.reset()
+        else:
+            breaker.force("open" if state == "open" else "closed")
+        return web.json_response({"name": name, **_breaker(breaker)})
 
     async def _routes(self, _: web.Request) -> web.Response:
         return web.json_response(
@@ -219,6 +255,17 @@ class Admin:
             return web.json_response({"error": f"level has to be one of {', '.join(LEVELS)}"}, status=400)
         logs.configure(level)
         return web.json_response({"level": level})
+
+
+def _breaker(breaker: Breaker) -> dict[str, Any]:
+    return {
+        "state": breaker.state.value,
+        "forced": breaker.forced,
+        "probes_in": round(breaker.retry_after, 1),
+        "refused": breaker.refused,
+        "trips": breaker.trips,
+        "would_trip": breaker.would_trip,
+    }
 
 
 def _state(good: bool, otherwise: str) -> web.Response:

@@ -44,6 +44,15 @@ end
 redis.call('PUBLISH', KEYS[1], ARGV[1] .. '\\n' .. ARGV[2] .. '\\n' .. ARGV[3])
 return changes
 """
+PUT_IF = (
+    """
+local current = redis.call('HGET', KEYS[1], ARGV[1])
+local epoch = current and tonumber(string.match(current, '^%d+ (%d+)')) or 0
+if epoch ~= tonumber(ARGV[4]) then return 0 end
+"""
+    + PUT
+)
+"""The same, only where the value there begins with that number; 0 where it does not."""
 READ = """
 local changes = redis.call('HGET', KEYS[1], '') or '0'
 if changes == ARGV[1] then return {changes} end
@@ -109,6 +118,17 @@ class Fleet:
             self._store.ask(pack("EVAL", PUT, 1, key, name, milliseconds, value), answered, slot_of(key))
 
         return send
+
+    def propose(
+        self, board: Board, name: str, epoch: int, value: str, milliseconds: int, then: Callable[[bool], None]
+    ) -> None:
+        """Change a fact only where it has that epoch (the first word of its value); told to all, to us too."""
+        key = next(key for key, one in self._boards.items() if one is board)
+
+        def answered(reply: Reply) -> None:
+            then(isinstance(reply, int) and reply > 0)
+
+        self._store.ask(pack("EVAL", PUT_IF, 1, key, name, milliseconds, value, epoch), answered, slot_of(key))
 
     def _on_revived(self) -> None:
         """What was said while the store was away is said now; then the whole is read."""

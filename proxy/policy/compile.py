@@ -41,6 +41,7 @@ class Shared:
     limiter: Limiter
     bans: Board = field(default_factory=lambda: Board("bans"))
     revoked: Board = field(default_factory=lambda: Board("revoked"))
+    breakers: Board = field(default_factory=lambda: Board("breakers"))
 
 
 @dataclass(slots=True)
@@ -135,7 +136,8 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
         tuple(throttles),
         ban_list,
         tuple(rings),
-        uses_boards=any(
+        uses_boards=any(cluster.spec.shared_quorum for cluster in clusters.values())
+        or any(
             isinstance(one, Bans) or (isinstance(one, Identity) and one.tokens is not None)
             for made in (default_chain, *(route.chain for route in routes))
             for one in made.filters

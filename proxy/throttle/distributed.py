@@ -39,7 +39,7 @@ return redis.call('ZCARD', KEYS[1])
 
 
 class RedisLimiter:
-    """`prefix` keeps deployments on one server apart. `peers` is the last known number of live sidecars."""
+    """`prefix` keeps deployments on one server apart, `name` this sidecar from the others; `peers` is how many live."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class RedisLimiter:
         self.fallback = LocalLimiter(lambda: time.monotonic() * 1000)
         self.decisions = {"redis": 0, "local": 0}
         self._prefix = prefix
-        self._name = os.urandom(8).hex()
+        self.name = os.urandom(8).hex()
         self._owed: dict[str, tuple[Charge, int]] = {}
         self._heart: asyncio.Task[None] | None = None
 
@@ -226,7 +226,7 @@ class RedisLimiter:
 
     def _announce(self) -> None:
         key = f"{self._prefix}:peers"
-        self.store.ask(pack("EVAL", PEERS, 1, key, self._name, PEER_LIVES_MS), self._on_peers, slot_of(key))
+        self.store.ask(pack("EVAL", PEERS, 1, key, self.name, PEER_LIVES_MS), self._on_peers, slot_of(key))
 
     def _on_peers(self, reply: Reply) -> None:
         if isinstance(reply, int):

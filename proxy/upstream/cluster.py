@@ -66,8 +66,8 @@ class RoundRobin:
         self._next = 0
 
     def __call__(self, endpoints: Sequence[Endpoint]) -> Endpoint:
-        self._next = (self._next + 1) % len(endpoints)
-        return endpoints[self._next]
+        self._next += 1
+        return endpoints[self._next % len(endpoints)]
 
 
 class LeastRequest:
@@ -146,6 +146,8 @@ class Cluster:
         self.checker = HealthChecker(spec.name, spec.health, self.endpoints) if spec.health else None
         self.watches = bool(self.outlier or self.adaptive or self.admission)
         self.running = 0
+        self.ticks: list[Callable[[], None]] = []
+        """Called with each sweep of the listener."""
         self._balance = BALANCERS[spec.balance]()
         self._thresholds = self._limits()
 
@@ -265,6 +267,8 @@ class Cluster:
             endpoint.pool.sweep(now)
         if self.outlier is not None:
             self.outlier.sweep(now)
+        for tick in self.ticks:
+            tick()
 
     async def close(self) -> None:
         if self.checker is not None:

@@ -50,19 +50,23 @@ class RetryBudget:
     with (Envoy's retry_budget bounds only those that run, so fast failures get through it).
     """
 
-    __slots__ = ("_balance", "_floor", "_most", "_share", "active", "refused")
+    __slots__ = ("_balance", "_floor", "_most", "_owed", "_share", "active", "refused")
 
     def __init__(self, share: float, floor: int) -> None:
         self._share = share
         self._floor = floor
         self._most = float(max(floor, 10))
         self._balance = float(floor)
+        self._owed = float(floor)
+        """Deposits pay the floor back first, so that the share holds for all of them together."""
         self.active = 0
         self.refused = 0
 
     def deposit(self) -> None:
         """A request came."""
-        if self._balance < self._most:
+        if self._owed > 0:
+            self._owed -= self._share
+        elif self._balance < self._most:
             self._balance += self._share
 
     def take(self, running: int) -> bool:

@@ -27,7 +27,7 @@ JWT = f'identity: {{jwt: {{secret: "{SECRET}", issuer: simplepro}}}}\n'
 
 
 def token(secret: str = SECRET, **claims: object) -> str:
-    claims = {"sub": "ada", "iss": "simplepro", "exp": int(time.time()) + 60, **claims}
+    claims = {"sub": "ada", "iss": "simplepro", "exp": int(time.time()) + 3600, **claims}
     return "Authorization: Bearer " + jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(secret))
 
 
