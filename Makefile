@@ -6,7 +6,7 @@ COMMA := ,
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
 
-.PHONY: help setup run system test check format bench bench-limits bench-latency soak lock clean
+.PHONY: help setup run system test check format bench bench-limits bench-latency bench-breaker bench-resilience soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -59,6 +59,12 @@ bench-limits: setup ## decisions a second beside limits as it is, and memory a k
 
 bench-latency: setup system ## p99 that limits add at 2,000 requests a second; a greedy client beside others
 	@$(BIN)/python -m tests.bench.steady
+
+bench-breaker: setup ## what a call through a closed breaker costs
+	@$(BIN)/python -m tests.bench.breaker
+
+bench-resilience: setup ## the same faults behind this proxy and behind Envoy; writes docs/resilience.md
+	@$(BIN)/python -m tests.bench.resilience
 
 soak: setup system ## minutes of mixed and broken load; memory must stay flat: MINUTES=10
 	@$(BIN)/python -m tests.bench.soak --minutes "$(or $(MINUTES),10)"

@@ -40,7 +40,7 @@ def _vary(response: Response) -> None:
 
 
 class Cors(Filter):
-    __slots__ = ("_anybody", "_credentials", "_expose", "_headers", "_max_age", "_methods", "_origins", "_rule")
+    __slots__ = ("_credentials", "_expose", "_headers", "_max_age", "_methods", "_origins", "_rule", "_varies")
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Cors(Filter):
     ) -> None:
         self._rule = rule
         self._origins = Origins(origins)
-        self._anybody = "*" in origins and not credentials
+        self._varies = rule.mode is Mode.ENFORCE and ("*" not in origins or credentials)
         self._methods = tuple(method.encode() for method in methods)
         self._headers = frozenset(name.lower().encode() for name in headers)
         self._expose = ", ".join(expose).encode()
@@ -97,8 +97,11 @@ class Cors(Filter):
     def on_response(self, exchange: Exchange, response: Response) -> None:
         origin = exchange.headers.index.get(b"origin")
         if origin is None:
-            if not self._anybody and not response.own and self._rule.mode is Mode.ENFORCE:
-                _vary(response)
+            if self._varies and not response.own:
+                if b"vary" in response.headers.index:
+                    _vary(response)
+                else:
+                    response.blocks.append(b"vary: Origin\r\n")
             return
         if not self._rule.enforces(exchange):
             return

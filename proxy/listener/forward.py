@@ -210,25 +210,24 @@ class Forwarder:
         exchange, route = self._current(), self._route
         cluster = cluster or route.cluster
         now = self._loop.time()
+        left = exchange.deadline - now
         try:
-            if exchange.deadline - now < max(LEAST_SECONDS, cluster.least_seconds):
+            if left < LEAST_SECONDS or (cluster.adaptive is not None and left < cluster.least_seconds):
                 raise DeadlineExceeded("no answer can be had in the time that is left", rule="timeouts.request")
             cluster.enter(route.priority)
         except Rejection as rejection:
             self._conclude(rejection)
             return
         self._cluster = cluster
-        if exchange.deadline - now < PRECISE_SECONDS:
-            self._timers.append(self._loop.call_at(exchange.deadline, self._check_now))
-        self._try()
-
-    def _try(self, *, fresh: bool = False) -> None:
-        exchange, cluster = self._current(), self._cluster
-        if cluster is None:
-            raise RuntimeError("an attempt before the cluster was entered")
-        self._tries += not fresh
-        self._tried_at = self._loop.time()
         exchange.cluster = cluster.name
+        if left < PRECISE_SECONDS:
+            self._timers.append(self._loop.call_at(exchange.deadline, self._check_now))
+        self._try(cluster, now)
+
+    def _try(self, cluster: Cluster, now: float, *, fresh: bool = False) -> None:
+        exchange = self._current()
+        self._tries += not fresh
+        self._tried_at = now
         try:
             self._attempt = attempt = cluster.attempt(self._failed)
             endpoint = attempt.endpoint
@@ -238,31 +237,36 @@ class Forwarder:
             self._conclude(rejection)
             return
         if connection is not None:
-            self.on_connection(connection)
+            self._send(exchange, connection, now)
 
     def on_connection(self, connection: UpstreamConnection) -> None:
-        exchange, limits = self._current(), self._route.limits
+        self._send(self._current(), connection, self._loop.time())
+
+    def _send(self, exchange: Exchange, connection: UpstreamConnection, now: float) -> None:
+        limits, cluster, upload = self._route.limits, self._cluster, self.upload
         self._upstream = connection
-        self._tried_at = self._upstream_at = self._loop.time()
+        self._tried_at = self._upstream_at = now
         exchange.upstream_started = perf_counter()
-        self.send_request(connection, self)
+        self.send_request(exchange, connection, self)
+        if upload.length != NO_BODY:
+            upload.attach(connection)
         if limits.per_try < PRECISE_SECONDS:
             self._timers.append(self._loop.call_later(limits.per_try, self._check_now))
-        cluster = self._cluster
         if cluster is not None and cluster.spec.hedge_after and self._hedge is None:
             self._timers.append(self._loop.call_later(cluster.spec.hedge_after, self._begin_hedge))
 
-    def send_request(self, connection: UpstreamConnection, receiver: Receiver) -> None:
-        exchange = self._current()
+    def send_request(self, exchange: Exchange, connection: UpstreamConnection, receiver: Receiver) -> None:
+        """The request's head, as it is for this attempt."""
         extra = b""
         if exchange.deadline_told or self._route.limits.tell_deadline:
             extra = b"x-request-deadline: %d\r\n" % max(1, (exchange.deadline - self._loop.time()) * 1000)
         head = request_head(exchange, self.upload.length, exchange.endpoint, extra)
         connection.start(receiver, head, bodyless=exchange.method == b"HEAD", upgrade=exchange.websocket)
-        if receiver is self:
-            self.upload.attach(connection)
-        else:
-            self.upload.copy_to(connection)
+
+    def send_copy(self, connection: UpstreamConnection, receiver: Receiver) -> None:
+        """The whole request once more, for another to get the answer."""
+        self.send_request(self._current(), connection, receiver)
+        self.upload.copy_to(connection)
 
     def on_no_connection(self, rejection: Rejection) -> None:
         if not isinstance(rejection, UpstreamBusy):
@@ -303,19 +307,21 @@ class Forwarder:
         return True
 
     def _retry(self) -> None:
-        if self.exchange is not None and self._attempt is None:
-            self._try()
+        if self.exchange is not None and self._attempt is None and self._cluster is not None:
+            self._try(self._cluster, self._loop.time())
 
     def _drop_attempt(self) -> None:
         """Give the attempt's endpoint and connection back; what it was sent or answered is of no use."""
         if self._hedge is not None:
             self._hedge.cancel()
             self._hedge = None
-        self.upload.detach()
+        upload = self.upload
+        if upload.length != NO_BODY:
+            upload.detach()
         connection, self._upstream = self._upstream, None
         attempt, self._attempt = self._attempt, None
         if connection is not None:
-            connection.release(request_ended=self.upload.ended)
+            connection.release(request_ended=upload.ended)
         elif attempt is not None:
             attempt.endpoint.pool.forget(self)
         if attempt is not None:
@@ -341,11 +347,13 @@ class Forwarder:
             or self._stale_retries >= MAX_STALE_RETRIES
         ):
             return False
+        cluster = self._cluster
+        if cluster is None:
+            return False
         self._stale_retries += 1
-        if self._cluster is not None:
-            self._cluster.stats.retries["stale"] += 1
+        cluster.stats.retries["stale"] += 1
         self._drop_attempt()
-        self._try(fresh=True)
+        self._try(cluster, self._loop.time(), fresh=True)
         return True
 
     def _begin_hedge(self) -> None:

@@ -54,7 +54,7 @@ class Hedge:
 
     def on_connection(self, connection: UpstreamConnection) -> None:
         self.connection = connection
-        self._forwarder.send_request(connection, self)
+        self._forwarder.send_copy(connection, self)
 
     def on_no_connection(self, rejection: Rejection) -> None:
         self.attempt.failed("connect")

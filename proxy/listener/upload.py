@@ -74,9 +74,7 @@ class Upload:
         self._replay = max(self._replay, self._size)
 
     def attach(self, connection: UpstreamConnection) -> None:
-        """Send what is there, and what comes, to this connection."""
-        if self.length == NO_BODY:
-            return
+        """Send what is there, and what comes, to this connection; only where there is a body."""
         self.say_continue()
         self._connection = connection
         for piece in self._pieces:

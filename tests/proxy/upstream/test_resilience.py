@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from breaker import State
+from proxy.listener.overload import OverloadGuard
 from tests.conftest import Served, Start
 from tests.wire import Reader, ScriptedUpstream, Wire, Writer, read_request
 
