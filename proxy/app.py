@@ -152,8 +152,8 @@ class Proxy:
         route = exchange.route
         seen = self.listener.unrouted if route is None else route.stats
         seen.record(exchange.status, seconds, exchange.bytes_in, exchange.bytes_out)
-        if exchange.cluster:
-            stats = self.compiled.clusters[exchange.cluster].stats
+        if exchange.cluster is not None:
+            stats = exchange.cluster.stats
             if exchange.upstream_time >= 0:
                 stats.outcomes[_CLASSES[exchange.status // 100]] += 1
                 stats.durations.observe(exchange.upstream_time)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from proxy.filters.identity import Verified
     from proxy.filters.throttle import Throttled
     from proxy.routing import Route
+    from proxy.upstream.cluster import Cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +94,12 @@ class Exchange:
     bytes_in = 0
     bytes_out = 0
     status = 0
-    cluster = ""
+    cluster: Cluster | None = None
     endpoint = ""
     deadline = float("inf")
     """Seconds of the loop's clock."""
     deadline_told = False
     """Whether the upstream is to know it, since the client asked for one."""
-    upstream_started = 0.0
     upstream_time = -1.0
     verdicts: tuple[Verdict, ...] = ()
     rejection = ""

@@ -106,14 +106,21 @@ class FilterChain:
 
         Where one has to wait, what it waits for is returned, and the chain goes on with `after=exchange.begun`.
         """
-        for index, hook in self._requests:
-            if index > after:
-                exchange.begun = index
+        index = after
+        try:
+            for index, hook in self._requests if after < 0 else self._after(after):  # known if one raises
                 waiting = hook(exchange)
                 if waiting is not None:
+                    exchange.begun = index
                     return waiting
+        except BaseException:
+            exchange.begun = index
+            raise
         exchange.begun = self._count
         return None
+
+    def _after(self, after: int) -> list[tuple[int, Callable[[Exchange], Wait]]]:
+        return [(index, hook) for index, hook in self._requests if index > after]
 
     async def on_client_payload(self, exchange: Exchange, payload: Payload) -> None:
         for hook in self.client_payload:

@@ -40,14 +40,31 @@ class Headers:
     """`pairs` keeps order and repetition; `index` answers "is it there" and holds a name's last value.
 
     `encoded` is for who encodes them: what of them was sent on, as bytes; a change of the fields makes it None again.
+    Of a `template` (another message's fields, the same byte for byte) pairs and index are shared until they change.
     """
 
-    __slots__ = ("encoded", "index", "pairs")
+    __slots__ = ("encoded", "index", "pairs", "template")
 
     def __init__(self, pairs: list[Pair]) -> None:
         self.pairs = pairs
         self.index = dict(pairs)
         self.encoded: bytes | None = None
+        self.template: Headers | None = None
+
+    @classmethod
+    def like(cls, template: Headers) -> Headers:
+        made = cls.__new__(cls)
+        made.pairs = template.pairs
+        made.index = template.index
+        made.encoded = template.encoded
+        made.template = template
+        return made
+
+    def keep_encoded(self, encoded: bytes) -> None:
+        """What of these fields was sent on; the same for all that have the same template."""
+        self.encoded = encoded
+        if self.template is not None:
+            self.template.encoded = encoded
 
     def get(self, name: bytes) -> bytes | None:
         return self.index.get(name)
@@ -62,6 +79,7 @@ class Headers:
         self.pairs = [pair for pair in self.pairs if pair[0] not in names]
         self.index = dict(self.pairs)
         self.encoded = None
+        self.template = None
 
     def set(self, name: bytes, value: bytes) -> None:
         """Replace every field of that name by one."""
@@ -70,6 +88,10 @@ class Headers:
         self.add(name, value)
 
     def add(self, name: bytes, value: bytes) -> None:
+        if self.template is not None:
+            self.pairs = list(self.pairs)
+            self.index = dict(self.index)
+            self.template = None
         self.pairs.append((name, value))
         self.index[name] = value
         self.encoded = None

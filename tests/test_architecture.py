@@ -14,7 +14,13 @@ ALLOWED = {
     "proxy.entropy": set(),
     "proxy.addresses": set(),
     "proxy.target": {"proxy.rejection"},
-    "proxy.exchange": {"proxy.headers", "proxy.routing", "proxy.filters.throttle", "proxy.filters.identity"},
+    "proxy.exchange": {
+        "proxy.headers",
+        "proxy.routing",
+        "proxy.filters.throttle",
+        "proxy.filters.identity",
+        "proxy.upstream.cluster",
+    },
     "proxy.http1": {"proxy.http1", "proxy.headers", "proxy.rejection"},
     "proxy.filter": {"proxy.exchange", "proxy.rejection"},
     "proxy.filters": {

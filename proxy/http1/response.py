@@ -18,6 +18,8 @@ MAX_HEAD = 64 * 1024
 MAX_FIELDS = 200
 MAX_LINES_KEPT = 2048
 MAX_LINE_KEPT = 96
+MAX_HEADS_KEPT = 256
+MAX_HEAD_KEPT = 1024
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)")
@@ -53,12 +55,34 @@ class StatusLines(dict[bytes, tuple[int, int, bytes]]):
         return said
 
 
-Head = tuple[int, int, bytes, Headers]
-"""Minor version, status, reason, fields."""
+class Head:
+    """An answer's head; `length` is the body's framing where the request was no HEAD, `keeps` whether the upstream
+    keeps the connection (RFC 9112 sections 6.3 and 9.3)."""
+
+    __slots__ = ("headers", "keeps", "length", "minor", "reason", "status")
+
+    def __init__(self, minor: int, status: int, reason: bytes, headers: Headers) -> None:
+        self.minor = minor
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.length = framing(minor, status, headers)
+        self.keeps = persistent(minor, headers)
 
 
-def framing(minor: int, status: int, headers: Headers, *, bodyless: bool) -> int:
-    """The body's length in bytes, NO_BODY, CHUNKED or UNTIL_CLOSE; `bodyless` for an answer to HEAD.
+class Heads(dict[bytes, Head]):
+    """Whole heads that were seen, by their bytes: an upstream says the same all through a second. Bounded; nothing
+    personal is kept."""
+
+    def keep(self, data: bytes, head: Head) -> None:
+        if len(data) <= MAX_HEAD_KEPT and _PERSONAL.isdisjoint(head.headers.index):
+            if len(self) >= MAX_HEADS_KEPT:
+                self.clear()
+            self[data] = head
+
+
+def framing(minor: int, status: int, headers: Headers) -> int:
+    """The body's length in bytes, NO_BODY, CHUNKED or UNTIL_CLOSE.
 
     Raises InvalidUpstreamResponse where it could be read in two ways.
     """
@@ -73,7 +97,7 @@ def framing(minor: int, status: int, headers: Headers, *, bodyless: bool) -> int
         raise InvalidUpstreamResponse("the upstream's answer has ambiguous framing")
     if length is not None and not (length.isdigit() and len(length) <= 18):
         raise InvalidUpstreamResponse("the upstream's Content-Length is no number")
-    if bodyless or status < 200 or status == 204 or status == 304:
+    if status < 200 or status == 204 or status == 304:
         return NO_BODY
     if coding is not None:
         return CHUNKED
@@ -135,9 +159,10 @@ class Body:
 class HeadReader:
     """Bytes to heads: `feed` gives one head (or None while it is not all there) and `rest`, what follows it."""
 
-    __slots__ = ("_fields", "_partial", "_statuses", "rest")
+    __slots__ = ("_fields", "_known", "_partial", "_statuses", "rest")
 
-    def __init__(self, statuses: StatusLines, fields: FieldLines) -> None:
+    def __init__(self, known: Heads, statuses: StatusLines, fields: FieldLines) -> None:
+        self._known = known
         self._statuses = statuses
         self._fields = fields
         self._partial = b""
@@ -156,13 +181,19 @@ class HeadReader:
             self._partial = data
             return None
         self.rest = data[end + 4 :]
-        lines = data[:end].split(b"\r\n")
+        text = data[:end]
+        head = self._known.get(text)
+        if head is not None:
+            return head
+        lines = text.split(b"\r\n")
         minor, status, reason = self._statuses[lines[0]]
         del lines[0]
         if len(lines) > MAX_FIELDS:
             raise InvalidUpstreamResponse(f"the upstream's answer has more than {MAX_FIELDS} fields")
         fields = self._fields
-        return minor, status, reason, Headers([fields[line] for line in lines])
+        head = Head(minor, status, reason, Headers([fields[line] for line in lines]))
+        self._known.keep(text, head)
+        return head
 
     def _check_partial(self, data: bytes) -> None:
         if not data.startswith(b"HTTP/"[: len(data)]) or data.count(b"\n") != data.count(b"\r\n"):

@@ -94,13 +94,21 @@ class AnswerWriter:
 
 def _lines(response: Response) -> list[bytes]:
     headers = response.headers
+    return [
+        _STATUS_LINES.get(response.status) or _status_line(response),
+        headers.encoded if headers.encoded is not None else _encoded(response),
+        *response.blocks,
+    ]
+
+
+def _encoded(response: Response) -> bytes:
+    headers = response.headers
     removed = with_named(REMOVED, headers) if b"connection" in headers.index else REMOVED
-    lines = [_STATUS_LINES.get(response.status) or _status_line(response)]
     if response.status < 200 or response.status == 204:
         removed = removed | {b"content-length"}
-    lines += [b"%b: %b\r\n" % pair for pair in headers.pairs if pair[0] not in removed]
-    lines += response.blocks
-    return lines
+    encoded = b"".join([b"%b: %b\r\n" % pair for pair in headers.pairs if pair[0] not in removed])
+    headers.keep_encoded(encoded)
+    return encoded
 
 
 def _status_line(response: Response) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 from proxy.exchange import Answered, Exchange, Payload, Response
@@ -219,7 +218,7 @@ class Forwarder:
             self._conclude(rejection)
             return
         self._cluster = cluster
-        exchange.cluster = cluster.name
+        exchange.cluster = cluster
         if left < PRECISE_SECONDS:
             self._timers.append(self._loop.call_at(exchange.deadline, self._check_now))
         self._try(cluster, now)
@@ -246,7 +245,6 @@ class Forwarder:
         limits, cluster, upload = self._route.limits, self._cluster, self.upload
         self._upstream = connection
         self._tried_at = self._upstream_at = now
-        exchange.upstream_started = perf_counter()
         self.send_request(exchange, connection, self)
         if upload.length != NO_BODY:
             upload.attach(connection)
@@ -403,10 +401,9 @@ class Forwarder:
     def on_upstream_head(self, response: Response, length: int, data: bytes, ended: bool) -> None:
         exchange = self._current()
         status = response.status
-        exchange.upstream_time = perf_counter() - exchange.upstream_started
         attempt = self._attempt
         if attempt is not None:
-            attempt.answered(status)
+            exchange.upstream_time = attempt.answered(status)
         if self._hedge is not None:
             self._hedge.cancel()
             self._hedge = None
@@ -666,7 +663,7 @@ class Forwarder:
         self._drop_attempt()
         cluster, self._cluster = self._cluster, None
         if cluster is not None:
-            cluster.leave()
+            cluster.running -= 1
             if self._retrying:
                 self._retrying = False
                 cluster.budget.give_back()
@@ -684,7 +681,21 @@ class Forwarder:
             task.cancel()
         if not clean and self._upstream is not None:
             self._upstream.abandon()
-        self._leave_cluster()
+        cluster, attempt = self._cluster, self._attempt
+        if cluster is None or attempt is None or self._retrying or self._timers or self._hedge is not None:
+            self._leave_cluster()
+        else:
+            self._cluster = self._attempt = None
+            connection, self._upstream = self._upstream, None
+            upload = self.upload
+            if upload.length != NO_BODY:
+                upload.detach()
+            if connection is not None:
+                connection.release(request_ended=upload.ended)
+            else:
+                attempt.endpoint.pool.forget(self)
+            attempt.end()
+            cluster.running -= 1
         route = self._route
         route.stats.in_flight -= 1
         if route.chain.completes:

@@ -25,21 +25,23 @@ class Attempt:
         self.began = perf_counter()
         endpoint.active += 1
 
-    def answered(self, status: int) -> None:
-        """The answer's head is here."""
+    def answered(self, status: int) -> float:
+        """The answer's head is here; the seconds since the attempt began, the wait for a connection included."""
         self._told = True
+        seconds = perf_counter() - self.began
         cluster = self._cluster
-        self._tell(status in cluster.failure_statuses, status in GATEWAY_STATUSES)
+        if cluster.learns:
+            self._tell(seconds, status in cluster.failure_statuses, status in GATEWAY_STATUSES)
+        return seconds
 
     def failed(self, kind: str) -> None:
         """`connect`, `reset`, `timeout`; also after an answer that then broke off. What does not count is neutral."""
         if kind in self._cluster.failure_kinds:
             self._told = True
-            self._tell(True, True)
+            self._tell(perf_counter() - self.began, True, True)
 
-    def _tell(self, failed: bool, gateway: bool) -> None:
+    def _tell(self, seconds: float, failed: bool, gateway: bool) -> None:
         cluster = self._cluster
-        seconds = perf_counter() - self.began
         if cluster.breaker is not None:
             outcome = cluster.breaker.failure if failed else cluster.breaker.success
             outcome(self._cluster_token, seconds)

@@ -145,6 +145,8 @@ class Cluster:
         self.admission = Admission(spec.admission, draw) if spec.admission else None
         self.checker = HealthChecker(spec.name, spec.health, self.endpoints) if spec.health else None
         self.watches = bool(self.outlier or self.adaptive or self.admission)
+        self.learns = self.watches or bool(self.breaker)
+        """Whether anybody wants to know what attempts come to."""
         self.running = 0
         self.ticks: list[Callable[[], None]] = []
         """Called with each sweep of the listener."""
@@ -178,7 +180,7 @@ class Cluster:
         return int(self._thresholds[1])
 
     def enter(self, priority: int) -> None:
-        """One request more runs, until `leave`. Raises Overloaded."""
+        """One request more runs, until its forwarder takes it off `running`. Raises Overloaded."""
         if self.running >= self._thresholds[priority]:
             what = "max_requests" if self.adaptive is None or self.limit >= self.spec.max_requests else "adaptive"
             self.stats.refused[what] += 1
@@ -196,9 +198,6 @@ class Cluster:
     def least_seconds(self) -> float:
         """What no answer has been faster than, lately; 0 while nothing is known."""
         return self.adaptive.least_seconds if self.adaptive is not None else 0.0
-
-    def leave(self) -> None:
-        self.running -= 1
 
     def watch(self, endpoint: Endpoint, seconds: float, *, failed: bool, gateway: bool) -> None:
         """An attempt's outcome, for those that learn from it."""

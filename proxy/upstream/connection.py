@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from proxy.batch import Outbox
 from proxy.exchange import Response
-from proxy.headers import Pair
-from proxy.http1.framing import UNTIL_CLOSE
-from proxy.http1.response import Body, Head, HeadReader, framing, persistent
+from proxy.headers import Headers, Pair
+from proxy.http1.framing import NO_BODY, UNTIL_CLOSE
+from proxy.http1.response import Body, Head, HeadReader
 from proxy.rejection import InvalidUpstreamResponse, Rejection, UpstreamReset
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self.writable = True
         self.answered = False
-        self._heads = HeadReader(pool.statuses, pool.fields)
+        self._heads = HeadReader(pool.heads, pool.statuses, pool.fields)
         self._receiver: Receiver | None = None
         self._body: Body | None = None
         self._length = 0
@@ -98,7 +98,7 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             if body is None:
                 head = self._heads.feed(data)
-                if head is not None and head[1] < 200:
+                if head is not None and head.status < 200:
                     head = self._after_interim(receiver, head)
                 if head is None or self._receiver is None:
                     return
@@ -111,11 +111,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail(rejection)
 
     def _on_head(self, receiver: Receiver, head: Head) -> None:
-        minor, status, reason, headers = head
-        self._length = length = framing(minor, status, headers, bodyless=self._bodyless)
-        self._keep_alive = length != UNTIL_CLOSE and persistent(minor, headers)
+        status = head.status
+        self._length = length = NO_BODY if self._bodyless else head.length
+        self._keep_alive = length != UNTIL_CLOSE and head.keeps
         self._body = body = Body(length)
-        response = Response(status, reason, headers)
+        response = Response(status, head.reason, Headers.like(head.headers))
         if status == 101:
             self._switch(receiver, response)
         else:
@@ -195,12 +195,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _after_interim(self, receiver: Receiver, head: Head | None) -> Head | None:
         """Pass interim heads on; the next that is none, or None while it is not all there."""
-        while head is not None and head[1] < 200 and head[1] != 101:
+        while head is not None and head.status < 200 and head.status != 101:
             self._informational += 1
             if self._informational > MAX_INFORMATIONAL:
                 raise InvalidUpstreamResponse(f"the upstream sent more than {MAX_INFORMATIONAL} interim answers")
-            if head[1] != 100:
-                receiver.on_informational(Response(*head[1:]))
+            if head.status != 100:
+                receiver.on_informational(Response(head.status, head.reason, Headers.like(head.headers)))
             rest = self._heads.rest
             head = self._heads.feed(rest) if rest else None
         return head

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.batch import TickWriter
-from proxy.http1.response import FieldLines, StatusLines
+from proxy.http1.response import FieldLines, Heads, StatusLines
 from proxy.rejection import Rejection, UpstreamBusy, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstream.connection import UpstreamConnection
 
@@ -50,6 +50,7 @@ class Pool:
         "address",
         "closed",
         "fields",
+        "heads",
         "host",
         "open",
         "port",
@@ -66,6 +67,7 @@ class Pool:
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.stats = PoolStats()
         self.fields = FieldLines()
+        self.heads = Heads()
         self.statuses = StatusLines()
         self.writer = writer
         self.open: set[UpstreamConnection] = set()
