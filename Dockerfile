@@ -11,6 +11,7 @@ RUN python -m venv /opt/simplepro \
     && python -m venv /opt/build \
     && /opt/build/bin/pip install --require-hashes -r requirements-build.lock
 COPY pyproject.toml README.md ./
+COPY breaker breaker
 COPY proxy proxy
 COPY upstream_app upstream_app
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation -w /tmp/wheels . \

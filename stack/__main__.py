@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -15,6 +16,10 @@ import click
 from stack import servers
 from stack.process import ROOT, ServerProcess, Spec, StartFailure
 
+PASSWORD = "SimplePro1!"  # noqa: S105  # of the seed's users, for evaluation; the README says it
+USERS = (
+    "super_admin", "admin", "manager", "dispatcher", "sales", "crew_lead", "crew_member", "customer_service",
+)  # fmt: skip
 COLOURS = {"valkey": 31, "mongo": 32, "app": 34, "proxy": 35}
 
 
@@ -55,7 +60,7 @@ def plan(at: Ports, environment: Mapping[str, str]) -> list[Spec]:
     _free(at.app, "the application", "PORT")
     if not redis:
         _free(at.redis, "Valkey", "REDIS_PORT", "or use the one that runs there: REDIS_URL=redis://127.0.0.1:{port}")
-        specs.append(servers.valkey(at.redis, data / "valkey"))
+        specs.append(servers.valkey(at.redis, data / "valkey", "--appendonly", "yes"))
         redis = f"redis://127.0.0.1:{at.redis}"
     if not mongodb:
         _free(at.mongodb, "MongoDB", "MONGODB_PORT", "or use the one there: MONGODB_URI=mongodb://127.0.0.1:{port}")
@@ -64,6 +69,8 @@ def plan(at: Ports, environment: Mapping[str, str]) -> list[Spec]:
     specs.append(servers.app(at.app, mongodb, redis))
     policy = ROOT / "config" / "simplepro.yaml"
     specs.append(servers.proxy(policy, at.proxy, at.admin, f"127.0.0.1:{at.app}", redis))
+    if len({at.proxy, at.admin, at.app, at.redis, at.mongodb}) < len(PORTS):
+        raise Unusable(f"two of {', '.join(PORTS)} are the same port: give each its own")
     for spec in specs:
         if not os.access(spec.command[0], os.X_OK):
             raise Unusable(f"{spec.command[0]} is missing. Run: make setup")
@@ -116,11 +123,37 @@ def say(text: str) -> None:
     click.echo(f"{'stack':>7} | {text}")
 
 
+async def seeded(stack: Stack) -> None:
+    """Something to look at, where the database is empty and this is no production."""
+    app = next(one.spec for one in stack.processes if one.spec.name == "app")
+    environment = {**os.environ, **app.environment}
+    if "production" in (environment.get("ENVIRONMENT"), environment.get("NODE_ENV")):
+        say("no seed data in production")
+        return
+    process = await asyncio.create_subprocess_exec(
+        app.command[0], "seed", env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    said, _ = await process.communicate()
+    say(f"seed: {said.decode().strip() or 'failed'}")
+
+
 async def first_request(port: int) -> str:
-    """One request through the proxy, whole, as curl -i would show it."""
+    """A log-in and a list through the proxy, the list whole, as curl -i would show it."""
+    credentials = json.dumps({"username": "manager", "password": PASSWORD})
+    entered = await ask(port, "POST", "/api/auth/login", "", credentials)
+    token = entered.partition('"access_token":"')[2].partition('"')[0]
+    if not token:
+        return f"POST /api/auth/login\n\n{entered}"
+    path = "/api/customers?limit=1"
+    return f"GET {path}\n\n" + await ask(port, "GET", path, f"Authorization: Bearer {token}\r\n", "")
+
+
+async def ask(port: int, method: str, path: str, fields: str, body: str) -> str:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(b"GET /api/customers?limit=1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        framing = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}{framing}Connection: close\r\n\r\n"
+        writer.write((head + body).encode())
         async with asyncio.timeout(10):
             return (await reader.read()).decode(errors="replace")
     finally:
@@ -132,11 +165,13 @@ def guide(at: Ports) -> str:
     return f"""
 Ready. Through the proxy ({proxy}):
   curl -i {proxy}/api/health/ready
-  curl -i {proxy}/api/customers -H 'content-type: application/json' \\
-       -d '{{"firstName":"Ada","lastName":"Lovelace","email":"ada@example.com","phone":"+1 555 0100"}}'
-  curl -i '{proxy}/api/customers?search=ada'
+  TOKEN=$(curl -s {proxy}/api/auth/login -H 'content-type: application/json' \\
+       -d '{{"username":"manager","password":"{PASSWORD}"}}' | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')
+  curl -i '{proxy}/api/customers?search=ada' -H "authorization: Bearer $TOKEN"
   curl -i {proxy}/api/customers -H 'content-type: text/plain' -d x      # refused, and why
-The proxy's admin ({admin}): /readyz /metrics /clusters /routes /config_dump
+Users (password {PASSWORD}): {", ".join(USERS)}
+What the application answers: {proxy}/api/docs
+The proxy's admin ({admin}): /readyz /metrics /clusters /routes /limits /bans /config_dump
 The application alone: http://127.0.0.1:{at.app}
 Ctrl-C ends everything; data stays in .data/ (DATA_DIR)
 """
@@ -155,7 +190,8 @@ async def main() -> int:
         if not starting.done():
             return 0
         starting.result()
-        click.echo(f"\nGET /api/customers?limit=1\n\n{await first_request(at.proxy)}\n{guide(at)}")
+        await seeded(stack)
+        click.echo(f"\n{await first_request(at.proxy)}\n{guide(at)}")
         ending = asyncio.create_task(stack.first_end())
         await asyncio.wait({ending, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if ending.done():

@@ -3,52 +3,169 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from aiohttp import web
 
-from upstream_app import mongo, redis
+from breaker import Breaker, Consecutive, ErrorRate, OpenTime, State
+from breaker import Settings as BreakerSettings
+from upstream_app import mongo, openapi, redis
+from upstream_app.audit import AuditLog
+from upstream_app.auth.api import AuthApi
+from upstream_app.auth.passwords import Passwords
+from upstream_app.auth.permissions import Actor
+from upstream_app.auth.sessions import Sessions
+from upstream_app.auth.store import UserStore
+from upstream_app.auth.tokens import Tokens
+from upstream_app.cache import Cache
+from upstream_app.crews.api import CrewApi
 from upstream_app.customers.api import CustomerApi
 from upstream_app.customers.store import CustomerStore
+from upstream_app.documents import Collection
+from upstream_app.estimates.api import EstimateApi, estimates
+from upstream_app.events import Events
 from upstream_app.health import Dependency, Health
+from upstream_app.jobs.api import JobApi
+from upstream_app.jobs.store import JobStore
+from upstream_app.messages.api import MessageApi
+from upstream_app.metrics import Metrics
+from upstream_app.notifications.api import Notifier
+from upstream_app.opportunities.api import OpportunityApi, opportunities
 from upstream_app.schema import Schema
 from upstream_app.settings import Settings
-from upstream_app.web.errors import errors
+from upstream_app.web.endpoint import Endpoint, routes
+from upstream_app.web.errors import ApiError, errors
 from upstream_app.web.requests import MAX_BODY
 from upstream_app.web.timing import timing
 
 log = structlog.get_logger("simplepro")
+INSIDERS = ("admin", "super_admin")
+"""Roles that see the detailed health and the metrics from anywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The collections of the whole domain, in the order in which they are prepared."""
+
+    users: UserStore
+    customers: CustomerStore
+    opportunities: Collection
+    estimates: Collection
+    jobs: JobStore
+
+    @classmethod
+    def of(cls, database: mongo.Database) -> Stores:
+        return cls(
+            UserStore(database), CustomerStore(database), opportunities(database), estimates(database),
+            JobStore(database),
+        )  # fmt: skip
+
+    @property
+    def all(self) -> tuple[Collection, ...]:
+        return self.users, self.customers, self.opportunities, self.estimates, self.jobs
 
 
 def build(settings: Settings) -> web.Application:
     """The application; its clients connect when first used and are closed with it. Needs a running loop."""
-    client, cache = mongo.connect(settings), redis.connect(settings)
-    customers = CustomerStore(mongo.database(client))
-    schema = Schema(customers.prepare)
+    metrics = Metrics()
+    client = mongo.connect(settings, metrics.commands, metrics.pools)
+    database, shared = mongo.database(client), redis.connect(settings)
+    patience = BreakerSettings(Consecutive(5), ErrorRate(0.5, 20, 10), open_time=OpenTime(1, 10))
+    redis_breaker, mongo_breaker = Breaker("redis", patience), Breaker("mongodb", patience)
+    mongo_breaker.on_change.append(lambda _, __, new, ___: setattr(metrics, "database_up", new is not State.OPEN))
+    stores = Stores.of(database)
+    cache = metrics.cache = Cache(shared, redis.listener(settings), redis_breaker)
+    events, passwords = Events(shared, redis_breaker), Passwords()
+    sessions = Sessions(shared, redis_breaker)
+    tokens = Tokens(settings.JWT_SECRET.get_secret_value(), settings.JWT_REFRESH_SECRET.get_secret_value())
+    business, audit, notifier = metrics.business, AuditLog(database), Notifier(database, events)
+    auth = AuthApi(stores.users, sessions, tokens, passwords)
+    crews = CrewApi(database, stores.users, stores.jobs, notifier)
+    messages = MessageApi(database, stores.users, stores.jobs, events, notifier)
+    endpoints: list[Endpoint] = [
+        *auth.endpoints(),
+        *CustomerApi(stores.customers, cache, events, business).endpoints(),
+        *OpportunityApi(stores.opportunities, stores.customers, events).endpoints(),
+        *EstimateApi(
+            client, stores.estimates, stores.customers, stores.opportunities, stores.jobs, events, business
+        ).endpoints(),
+        *JobApi(stores.jobs, stores.customers, stores.users, cache, events, notifier, business).endpoints(),
+        *crews.endpoints(),
+        *messages.endpoints(),
+        *notifier.endpoints(),
+        *audit.endpoints(),
+    ]
+    kept = (*stores.all, audit.entries, notifier.store, crews.time_off, messages.threads, messages.messages)
+    schema = Schema(database, kept)
+    inside = _inside(auth.authenticate)
     health = Health(
         [
             Dependency("mongodb", lambda: client.admin.command("ping"), 3.0, required=True),
-            Dependency("redis", cache.ping, 3.0, required=False),
+            Dependency("redis", shared.ping, 3.0, required=False),
         ],
         settings.ENVIRONMENT,
         prepared=lambda: schema.prepared,
+        inside=inside,
+        more=lambda: {
+            "cache": cache.stats.health(),
+            "pool": {"status": "up", "open": metrics.pools.open, "used": metrics.pools.used},
+            "eventLoop": {"status": "degraded" if metrics.lag > 1 else "up", "lagMs": round(metrics.lag * 1000, 1)},
+        },
     )
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         preparing = asyncio.create_task(schema.prepare(), name="schema")
+        for one in (metrics, events, cache):
+            one.start()
         yield
         preparing.cancel()
         await asyncio.gather(preparing, return_exceptions=True)
-        await health.close()
-        await cache.aclose()
+        for closing in (health, events, cache, metrics):
+            await closing.close()
+        passwords.close()
+        await shared.aclose()
         await client.close()
 
-    app = web.Application(middlewares=[timing, errors, schema.guard], client_max_size=MAX_BODY)
+    async def metrics_page(request: web.Request) -> web.Response:
+        if not await inside(request):
+            raise ApiError(403, "Metrics are for the machine itself, and for admins")
+        return await metrics.page(request)
+
+    app = web.Application(middlewares=[metrics.measure, timing, errors, schema.guard], client_max_size=MAX_BODY)
     app.cleanup_ctx.append(lifetime)
-    app.add_routes([*CustomerApi(customers).routes(), *health.routes()])
+    app[ENDPOINTS], app[DATABASE], app[REDIS] = endpoints, database, shared
+    app.add_routes(routes(endpoints, auth.authenticate, audit.write, mongo_breaker))
+    app.add_routes([*health.routes(), *openapi.routes(endpoints), web.get("/metrics", metrics_page)])
     return app
+
+
+ENDPOINTS: web.AppKey[list[Endpoint]] = web.AppKey("endpoints")
+DATABASE: web.AppKey[mongo.Database] = web.AppKey("database")
+REDIS: web.AppKey[Any] = web.AppKey("redis")
+
+
+def _inside(
+    authenticate: Callable[[web.Request], Awaitable[Actor | None]],
+) -> Callable[[web.Request], Awaitable[bool]]:
+    """Whether a request comes from this machine itself, not through the sidecar, or from an admin."""
+
+    async def inside(request: web.Request) -> bool:
+        actor = await authenticate(request)
+        if actor is not None:
+            return actor.role in INSIDERS
+        remote = request.remote or ""
+        try:
+            return ipaddress.ip_address(remote).is_loopback and "X-Forwarded-For" not in request.headers
+        except ValueError:
+            return False
+
+    return inside
 
 
 async def serve(settings: Settings) -> None:
@@ -68,8 +185,9 @@ async def serve(settings: Settings) -> None:
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, settings.HOST, settings.PORT, backlog=1024).start()
-        log.info("serving", address=str(runner.addresses[0]), environment=settings.ENVIRONMENT)
+        several = settings.WORKER_PROCESSES > 1
+        await web.TCPSite(runner, settings.HOST, settings.PORT, backlog=1024, reuse_port=several or None).start()
+        log.info("serving", address=str(runner.addresses[0]), environment=settings.ENVIRONMENT, pid=os.getpid())
         await stopping.wait()
         log.info("stopping", within_ms=settings.SHUTDOWN_TIMEOUT)
     finally:

@@ -19,6 +19,7 @@ from aiohttp import web
 
 from upstream_app import __version__
 from upstream_app.web.answers import json_response
+from upstream_app.web.errors import ApiError
 
 Ping = Callable[[], Awaitable[object]]
 FULL = 0.9
@@ -46,11 +47,15 @@ class Health:
         environment: str,
         *,
         prepared: Callable[[], bool],
+        inside: Callable[[web.Request], Awaitable[bool]],
+        more: Callable[[], dict[str, dict[str, Any]]] = dict,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._dependencies = dependencies
         self._environment = environment
         self._prepared = prepared
+        self._inside = inside
+        self._more = more
         self._clock = clock
         self._started = clock()
         self._seen: dict[str, dict[str, Any]] = {}
@@ -72,14 +77,17 @@ class Health:
         return self._answer(seen)
 
     async def detailed(self, request: web.Request) -> web.Response:
+        if not await self._inside(request):
+            raise ApiError(403, "The detailed health is for the machine itself, and for admins")
         seen = await self._look()
-        return self._answer({**seen, **_resources()}, uptime=round(self._clock() - self._started, 3))
+        return self._answer({**seen, **_resources(), **self._more()}, uptime=round(self._clock() - self._started, 3))
 
     def _answer(self, seen: dict[str, dict[str, Any]], **more: object) -> web.Response:
         seen = {**seen, "schema": _UP if self._prepared() else _UNPREPARED}
         required = {"schema", *(one.name for one in self._dependencies if one.required)}
         down = {name: found for name, found in seen.items() if found["status"] == "down"}
-        status = "error" if required & down.keys() else "degraded" if down else "ok"
+        strained = any(found["status"] == "degraded" for found in seen.values())
+        status = "error" if required & down.keys() else "degraded" if down or strained else "ok"
         body = self._report(status) | more
         body["info"] = {name: found for name, found in seen.items() if name not in down}
         if down:

@@ -12,6 +12,7 @@ from upstream_app.settings import Settings
 
 Document = dict[str, Any]
 Database = AsyncDatabase[Document]
+Client = AsyncMongoClient[Document]
 
 MAX_TIME_MS = 5_000
 """How long the server may work on one query (maxTimeMS)."""
@@ -32,13 +33,13 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def connect(settings: Settings) -> AsyncMongoClient[Document]:
-    """Connects when first used. An option that the URI gives is the URI's."""
+def connect(settings: Settings, *listeners: Any) -> Client:
+    """Connects when first used. An option that the URI gives is the URI's; `listeners` are pymongo's."""
     sizes = {"maxPoolSize": settings.MONGODB_MAX_POOL_SIZE, "minPoolSize": settings.MONGODB_MIN_POOL_SIZE}
     given = {name.lower() for name, _ in parse_qsl(urlsplit(settings.MONGODB_URI).query)}
     options = {name: value for name, value in {**OPTIONS, **sizes}.items() if name.lower() not in given}
-    return AsyncMongoClient(settings.MONGODB_URI, tz_aware=True, **options)
+    return AsyncMongoClient(settings.MONGODB_URI, tz_aware=True, event_listeners=list(listeners), **options)
 
 
-def database(client: AsyncMongoClient[Document]) -> Database:
+def database(client: Client) -> Database:
     return client.get_default_database("simplepro")

@@ -1,37 +1,85 @@
-"""Collections and indexes exist before a request may count on them: a unique index that comes late keeps nothing so."""
+"""Collections, validators and indexes exist before a request may count on them: versioned steps, each taken once.
+
+A step may be taken again without harm, so that two instances that start together do no damage; `done` is written after.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from aiohttp import web
-from pymongo.errors import PyMongoError
+from pymongo.errors import CollectionInvalid, OperationFailure, PyMongoError
 
+from upstream_app.documents import Collection, now
+from upstream_app.mongo import Database, Document
 from upstream_app.web.errors import ApiError, Handler
 
 log = structlog.get_logger("simplepro.schema")
 RETRY_SECONDS = 2.0
+_ID = {"bsonType": "objectId"}
+VALIDATORS: dict[str, Document] = {
+    "customers": {
+        "required": ["firstName", "lastName", "emailKey", "version"],
+        "properties": {"version": {"bsonType": "int"}},
+    },
+    "users": {"required": ["usernameKey", "emailKey", "password", "role", "active"]},
+    "jobs": {"required": ["number", "customerId", "status", "scheduledDate"], "properties": {"customerId": _ID}},
+    "estimates": {"required": ["customerId", "status", "totalPrice", "hash"], "properties": {"customerId": _ID}},
+    "opportunities": {"required": ["customerId", "status", "title"], "properties": {"customerId": _ID}},
+}
+"""What the database itself insists on, whoever writes."""
 
 
 class Schema:
-    def __init__(self, *steps: Callable[[], Awaitable[None]]) -> None:
-        self._steps = steps
+    def __init__(self, database: Database, collections: Sequence[Collection]) -> None:
+        self._database = database
+        self._collections = collections
         self.prepared = False
+
+    @property
+    def steps(self) -> dict[int, tuple[str, Callable[[], Awaitable[None]]]]:
+        """By version; new ones are added at the end, and none is changed once it was released."""
+        return {1: ("indexes", self._indexes), 2: ("validators", self._validators)}
 
     async def prepare(self) -> None:
         """Try until it succeeds: the database may come up after the application does."""
         while not self.prepared:
             try:
-                for step in self._steps:
-                    await step()
+                await self.migrate()
             except PyMongoError as error:
                 log.warning("not prepared yet", error=type(error).__name__, retry_in=RETRY_SECONDS)
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 self.prepared = True
                 log.info("prepared")
+
+    async def migrate(self) -> list[str]:
+        """Take the steps that were not taken; which they were."""
+        done = {row["_id"] async for row in self._database["migrations"].find({}, {"_id": 1})}
+        taken = []
+        for version, (name, step) in self.steps.items():
+            if version not in done:
+                await step()
+                mark = {"$set": {"name": name, "at": now()}}
+                await self._database["migrations"].update_one({"_id": version}, mark, upsert=True)
+                taken.append(f"{version} {name}")
+        return taken
+
+    async def _indexes(self) -> None:
+        for collection in self._collections:
+            await collection.prepare()
+
+    async def _validators(self) -> None:
+        """Not every server that speaks the protocol has them; one that refuses is no worse off than before."""
+        for name, schema in VALIDATORS.items():
+            try:
+                await self._database.command(
+                    "collMod", name, validator={"$jsonSchema": schema}, validationLevel="moderate"
+                )
+            except (OperationFailure, CollectionInvalid) as error:
+                log.warning("validator not set", collection=name, error=str(error).split(",", 1)[0][:120])
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:

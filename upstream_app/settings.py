@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, MongoDsn, RedisDsn, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, MongoDsn, RedisDsn, SecretStr, TypeAdapter, ValidationError
 
 MongoUri = Annotated[str, Field(pattern=r"^mongodb(\+srv)?://")]
 RedisUrl = Annotated[str, Field(pattern=r"^(rediss?|unix)://")]
+
+
+DEVELOPMENT_SECRET = SecretStr("the access secret of a laptop, no production's")
+DEVELOPMENT_REFRESH_SECRET = SecretStr("the refresh secret of a laptop, no production's")
 
 
 class Settings(BaseModel):
@@ -24,16 +30,44 @@ class Settings(BaseModel):
     MONGODB_MAX_POOL_SIZE: Annotated[int, Field(ge=1, le=500)] = 50
     MONGODB_MIN_POOL_SIZE: Annotated[int, Field(ge=0, le=500)] = 10
     REDIS_URL: RedisUrl = "redis://127.0.0.1:6379"
+    REDIS_CLUSTER_MODE: bool = False
+    REDIS_CLUSTER_NODES: str = ""
+    JWT_SECRET: Annotated[SecretStr, Field(min_length=32)] = DEVELOPMENT_SECRET
+    JWT_REFRESH_SECRET: Annotated[SecretStr, Field(min_length=32)] = DEVELOPMENT_REFRESH_SECRET
+    WORKER_PROCESSES: Annotated[int, Field(ge=1, le=64)] = 1
     SHUTDOWN_TIMEOUT: Annotated[int, Field(ge=0, le=600_000)] = 30_000
+
+    @property
+    def cluster_nodes(self) -> list[tuple[str, int]]:
+        """Host and port of each node of REDIS_CLUSTER_NODES, else the URL's."""
+        texts = [one.strip() for one in self.REDIS_CLUSTER_NODES.split(",") if one.strip()]
+        if not texts:
+            parts = urlsplit(self.REDIS_URL)
+            return [(parts.hostname or "127.0.0.1", parts.port or 6379)]
+        found = [text.rpartition(":") for text in texts]
+        return [(host.strip("[]"), int(port)) for host, _, port in found]
 
 
 class InvalidSettings(Exception):
     """Every setting that can't be used, a line each; no value is repeated, since some are secrets."""
 
 
+SECRETS = ("JWT_SECRET", "JWT_REFRESH_SECRET", "MONGODB_URI", "REDIS_URL")
+
+
+def _from_file(name: str, environment: Mapping[str, str]) -> str:
+    """NAME_FILE names a file for NAME, as container secrets come; an empty text where there is none."""
+    path = environment.get(f"{name}_FILE", "")
+    try:
+        return Path(path).read_text().strip() if path and not environment.get(name) else ""
+    except (OSError, UnicodeDecodeError):
+        raise InvalidSettings(f"{name}_FILE: {path} can't be read") from None
+
+
 def read(environment: Mapping[str, str]) -> Settings:
     """Raises InvalidSettings with all that is wrong. An empty variable counts as unset."""
     given = {name: value for name, value in environment.items() if value}
+    given |= {name: text for name in SECRETS if (text := _from_file(name, environment))}
     if "ENVIRONMENT" not in given and "NODE_ENV" in given:
         given["ENVIRONMENT"] = given["NODE_ENV"]
     lines = []
@@ -50,6 +84,17 @@ def read(environment: Mapping[str, str]) -> Settings:
             TypeAdapter(kind).validate_python(url)
         except ValidationError:
             lines.append(f"{name}: not a URL that can be connected to")
+    for text in (one.strip() for one in settings.REDIS_CLUSTER_NODES.split(",") if one.strip()):
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            lines.append("REDIS_CLUSTER_NODES: write host:port, by comma")
+            break
+    secrets = {name: getattr(settings, name).get_secret_value() for name in ("JWT_SECRET", "JWT_REFRESH_SECRET")}
+    if settings.ENVIRONMENT == "production":
+        defaults = {DEVELOPMENT_SECRET.get_secret_value(), DEVELOPMENT_REFRESH_SECRET.get_secret_value()}
+        lines += [f"{name}: set a secret of your own in production" for name, one in secrets.items() if one in defaults]
+    if secrets["JWT_SECRET"] == secrets["JWT_REFRESH_SECRET"]:
+        lines.append("JWT_REFRESH_SECRET: the same as JWT_SECRET, and has to be another")
     if settings.MONGODB_MIN_POOL_SIZE > settings.MONGODB_MAX_POOL_SIZE:
         lines.append("MONGODB_MIN_POOL_SIZE: greater than MONGODB_MAX_POOL_SIZE")
     if lines:

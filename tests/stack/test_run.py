@@ -47,7 +47,10 @@ async def test_everything_starts_answers_and_ends(tmp_path: Path) -> None:
     text = said.decode()
     assert "HTTP/1.1 200 OK" in text
     assert "content-security-policy: default-src 'self'" in text
-    assert '"success":true,"customers":[]' in text
+    assert "8 users (super_admin, admin, manager" in text
+    assert "200 customers" in text
+    assert '"success":true,"customers":[{"id":"' in text
+    assert '"total":200' in text
     assert f"http://127.0.0.1:{chosen['PROXY_PORT']}" in text
     with await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{chosen['ADMIN_PORT']}/readyz") as answer:
         assert answer.status == 200

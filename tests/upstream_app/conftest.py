@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -13,7 +14,11 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from stack import servers
 from stack.process import ServerProcess
-from upstream_app import app, settings
+from upstream_app import app, seed, settings
+from upstream_app.app import DATABASE, REDIS
+from upstream_app.auth.passwords import Passwords
+from upstream_app.auth.permissions import ROLES
+from upstream_app.auth.store import UserStore
 
 Client = TestClient[Any, Any]
 Open = Callable[..., Awaitable[Client]]
@@ -55,14 +60,63 @@ async def open_app() -> AsyncIterator[Open]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def client(open_app: Open, mongo_port: int, redis_port: int) -> Client:
-    """Of an application that is ready."""
-    database = f"test_{uuid.uuid4().hex[:12]}"
-    opened = await open_app(
-        MONGODB_URI=f"mongodb://127.0.0.1:{mongo_port}/{database}", REDIS_URL=f"redis://127.0.0.1:{redis_port}"
+async def opened(open_app: Open, mongo_port: int, redis_port: int) -> Client:
+    """Of an application that is ready; nobody has logged in."""
+    made = await open_app(
+        MONGODB_URI=f"mongodb://127.0.0.1:{mongo_port}/test_{uuid.uuid4().hex[:12]}",
+        REDIS_URL=f"redis://127.0.0.1:{redis_port}/{next(databases) % 16}",
     )
-    await until_ready(opened)
+    await until_ready(made)
+    await made.app[REDIS].flushdb()
+    return made
+
+
+databases = itertools.count()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def users(opened: Client) -> dict[str, str]:
+    """One user a role; their access tokens."""
+    store, passwords = UserStore(opened.app[DATABASE]), Passwords(memory_kib=64, rounds=1)
+    await seed.users(store, passwords)
+    passwords.close()
+    return {role: await log_in(opened, role) for role in ROLES}
+
+
+async def log_in(client: Client, username: str, password: str = seed.PASSWORD) -> str:
+    answer = await client.post("/api/auth/login", json={"username": username, "password": password})
+    assert answer.status == 200, await answer.text()
+    return str((await answer.json())["data"]["access_token"])
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def client(opened: Client, users: dict[str, str]) -> Client:
+    """A super_admin's."""
+    opened.session.headers["Authorization"] = f"Bearer {users['super_admin']}"
     return opened
+
+
+class Role:
+    """Asks as one role."""
+
+    def __init__(self, client: Client, token: str) -> None:
+        self._client = client
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        answer = await self._client.request(method, path, json=body, headers=self._headers | headers)
+        return answer.status, await answer.json()
+
+    async def done(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        """The answer's data; fails where it is no success."""
+        status, told = await self.ask(method, path, body, **headers)
+        assert status < 300, told
+        return told.get("data", told)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def roles(opened: Client, users: dict[str, str]) -> dict[str, Role]:
+    return {role: Role(opened, token) for role, token in users.items()}
 
 
 async def until_ready(client: Client) -> None:

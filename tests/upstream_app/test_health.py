@@ -9,6 +9,11 @@ import pytest
 from tests.upstream_app.conftest import Client, Open, until_ready
 from upstream_app.health import Dependency, Health
 
+
+async def anybody(_: object) -> bool:
+    return True
+
+
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
@@ -52,7 +57,13 @@ async def test_many_probes_are_one_look() -> None:
         looks += 1
         await may_answer.wait()
 
-    health = Health([Dependency("mongodb", ping, 3.0, required=True)], "test", prepared=lambda: True, clock=lambda: now)
+    health = Health(
+        [Dependency("mongodb", ping, 3.0, required=True)],
+        "test",
+        prepared=lambda: True,
+        inside=anybody,
+        clock=lambda: now,
+    )
     asked = [asyncio.create_task(health._look()) for _ in range(50)]
     while not looks:
         await asyncio.sleep(0)
@@ -66,5 +77,7 @@ async def test_many_probes_are_one_look() -> None:
 
 
 async def test_a_dependency_that_hangs_is_down() -> None:
-    health = Health([Dependency("redis", asyncio.Event().wait, 0.01, required=False)], "test", prepared=lambda: True)
+    health = Health(
+        [Dependency("redis", asyncio.Event().wait, 0.01, required=False)], "test", prepared=lambda: True, inside=anybody
+    )
     assert (await health._look())["redis"] == {"status": "down", "reason": "no answer within 0.01 s"}

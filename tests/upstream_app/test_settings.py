@@ -14,7 +14,8 @@ def test_defaults_are_the_reports() -> None:
 
 
 def test_node_env_counts_where_environment_is_silent() -> None:
-    assert settings.read({"NODE_ENV": "production"}).ENVIRONMENT == "production"
+    own = {"JWT_SECRET": "a" * 32, "JWT_REFRESH_SECRET": "b" * 32}
+    assert settings.read({"NODE_ENV": "production", **own}).ENVIRONMENT == "production"
     assert settings.read({"NODE_ENV": "production", "ENVIRONMENT": "test"}).ENVIRONMENT == "test"
 
 

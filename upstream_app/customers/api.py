@@ -2,86 +2,114 @@
 
 from __future__ import annotations
 
+import hashlib
+from typing import Any
+
 from aiohttp import web
-from bson import ObjectId
 
-from upstream_app.customers.model import CustomerChanges, CustomerQuery, NewCustomer
-from upstream_app.customers.store import Conflict, CustomerStore, EmailTaken
+from upstream_app.cache import Cache
+from upstream_app.customers.model import Contact, CustomerChanges, CustomerQuery, NewCustomer
+from upstream_app.customers.store import CustomerStore, condition
+from upstream_app.documents import NotFound, now
+from upstream_app.events import Events
+from upstream_app.metrics import Business
+from upstream_app.mongo import Document
 from upstream_app.web.answers import json_response, success
-from upstream_app.web.errors import ApiError
-from upstream_app.web.lists import listing
-from upstream_app.web.requests import body, expected_version, query
+from upstream_app.web.endpoint import Call, Endpoint, shown
+from upstream_app.web.lists import filters, listing
 
-NOT_FOUND = ApiError(404, "There is no such customer")
-TAKEN = ApiError(409, "Another customer has this e-mail address", validation=[{"field": "email", "message": "taken"}])
+LIST_SECONDS, ONE_SECONDS, STATS_SECONDS = 300, 3_600, 300
 
 
 class CustomerApi:
-    def __init__(self, store: CustomerStore) -> None:
+    def __init__(self, store: CustomerStore, cache: Cache, events: Events, business: Business) -> None:
         self._store = store
+        self._cache = cache
+        self._events = events
+        self._business = business
 
-    def routes(self) -> list[web.RouteDef]:
+    def endpoints(self) -> list[Endpoint]:
+        path, read = "/api/customers", "customers:read"
         return [
-            web.get("/api/customers", self.find),
-            web.post("/api/customers", self.create),
-            web.get("/api/customers/{id}", self.get),
-            web.patch("/api/customers/{id}", self.change),
-            web.delete("/api/customers/{id}", self.remove),
+            Endpoint("GET", path, self.find, read, "Customers", query=CustomerQuery),
+            Endpoint("POST", path, self.create, "customers:create", "Make a customer", NewCustomer, status=201),
+            Endpoint("GET", f"{path}/stats", self.stats, read, "How many there are, by kind"),
+            Endpoint("GET", f"{path}/search", self.find, read, "The same as the list", query=CustomerQuery),
+            Endpoint("GET", f"{path}/{{id}}", self.get, read, "One customer"),
+            Endpoint("PATCH", f"{path}/{{id}}", self.change, "customers:update", "Change a customer", CustomerChanges),
+            Endpoint("DELETE", f"{path}/{{id}}", self.remove, "customers:delete", "Remove a customer"),
+            Endpoint("POST", f"{path}/{{id}}/contact", self.contact, "customers:update", "Note a contact", Contact),
         ]
 
-    async def find(self, request: web.Request) -> web.Response:
-        asked = query(request, CustomerQuery)
-        customers, total = await self._store.find(asked)
-        filters = asked.model_dump(exclude={"page", "limit", "after"}, exclude_none=True)
-        following = str(customers[-1]["id"]) if len(customers) == asked.limit else None
-        return json_response(listing("customers", customers, total, asked, filters, following))
+    async def find(self, call: Call) -> web.Response:
+        """The same for all who may read customers, so one entry serves them."""
+        asked = call.query(CustomerQuery)
 
-    async def create(self, request: web.Request) -> web.Response:
-        new = await body(request, NewCustomer)
-        try:
-            customer = await self._store.create(new)
-        except EmailTaken:
-            raise TAKEN from None
-        answer = success(customer, "Customer created", status=201, etag="1")
-        answer.headers["Location"] = f"/api/customers/{customer['id']}"
+        async def load() -> Any:
+            found, total = await self._store.find(condition(asked), asked)
+            following = str(found[-1]["id"]) if len(found) == asked.limit else None
+            return listing("customers", found, total, asked, filters(asked), following)
+
+        key = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()[:24]
+        body = await self._cache.get(f"customers:{key}", ["customers"], LIST_SECONDS, load)
+        return json_response(body, headers={"Surrogate-Key": "customers"})
+
+    async def stats(self, call: Call) -> web.Response:
+        return success(await self._cache.get("customers:stats", ["customers"], STATS_SECONDS, self._store.stats))
+
+    async def get(self, call: Call) -> web.Response:
+        identity = call.id(noun="customer")
+
+        async def load() -> Document | None:
+            try:
+                return self._store.shown(await self._store.get(identity))
+            except NotFound:
+                return None
+
+        found = await self._cache.get(f"customer:{identity}", [f"customer:{identity}"], ONE_SECONDS, load)
+        if found is None:
+            raise NotFound("customer")
+        answer = shown(found)
+        answer.headers["Surrogate-Key"] = f"customer:{identity}"
         return answer
 
-    async def get(self, request: web.Request) -> web.Response:
-        customer = await self._store.get(_identity(request))
-        if customer is None:
-            raise NOT_FOUND
-        return success(customer, etag=str(customer["version"]))
+    async def create(self, call: Call) -> web.Response:
+        fields = call.body(NewCustomer).model_dump(exclude_none=True)
+        made = await self._store.insert(fields | {"createdBy": call.actor.user})
+        self._business.customers += 1
+        await self._changed(made["id"])
+        return shown(made, "Customer created", 201, "/api/customers")
 
-    async def change(self, request: web.Request) -> web.Response:
-        identity, expected = _identity(request), expected_version(request)
-        changes = await body(request, CustomerChanges)
-        try:
-            customer = await self._store.change(identity, changes, expected)
-        except EmailTaken:
-            raise TAKEN from None
-        except Conflict:
-            raise _changed(expected) from None
-        if customer is None:
-            raise NOT_FOUND
-        return success(customer, "Customer updated", etag=str(customer["version"]))
+    async def change(self, call: Call) -> web.Response:
+        changes = call.body(CustomerChanges).model_dump(exclude_unset=True)
 
-    async def remove(self, request: web.Request) -> web.Response:
-        expected = expected_version(request)
-        try:
-            if not await self._store.remove(_identity(request), expected):
-                raise NOT_FOUND
-        except Conflict:
-            raise _changed(expected) from None
+        def edit(document: Document) -> Document:
+            after = document | changes
+            if after.get("address") is None:
+                after.pop("address", None)
+            return after
+
+        changed = await self._store.change(call.id(noun="customer"), edit, call.expected)
+        await self._changed(changed["id"])
+        return shown(changed, "Customer updated")
+
+    async def remove(self, call: Call) -> web.Response:
+        identity = call.id(noun="customer")
+        await self._store.remove(identity, call.expected)
+        await self._changed(str(identity))
         return success({}, "Customer deleted")
 
+    async def contact(self, call: Call) -> web.Response:
+        """The last contacts, the newest first; at most 50 are kept."""
+        entry = call.body(Contact).model_dump() | {"at": now(), "by": call.actor.user}
 
-def _changed(expected: int | None) -> ApiError:
-    """412 where the client named a version that is no more, 409 where two changes met."""
-    return ApiError(412 if expected is not None else 409, "The customer has changed meanwhile; read it again")
+        def edit(document: Document) -> Document:
+            return document | {"contacts": [entry, *document.get("contacts", [])][:50], "lastContactAt": entry["at"]}
 
+        changed = await self._store.change(call.id(noun="customer"), edit, call.expected)
+        await self._changed(changed["id"])
+        return shown(changed, "Contact noted")
 
-def _identity(request: web.Request) -> ObjectId:
-    text = request.match_info["id"]
-    if len(text) != 24 or not ObjectId.is_valid(text):
-        raise NOT_FOUND
-    return ObjectId(text)
+    async def _changed(self, identity: str) -> None:
+        await self._cache.changed("customers", f"customer:{identity}")
+        self._events.publish("customerChanged", ["role:manager", "role:sales"], {"customerId": identity})

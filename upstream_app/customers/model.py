@@ -21,6 +21,7 @@ _EMAIL = re.compile(
 )
 _WORD = re.compile(r"[^\W_]+")
 MAX_TOKENS = 24
+LONGEST_PREFIX = 10
 
 
 def _email(value: object) -> str:
@@ -80,6 +81,11 @@ class CustomerChanges(Written):
         return self
 
 
+class Contact(Written):
+    channel: Literal["phone", "email", "sms", "visit", "other"]
+    note: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+
+
 class CustomerQuery(Page):
     """Filters of a list; `search` matches the beginnings of words in name, e-mail, phone and city."""
 
@@ -97,3 +103,11 @@ def words(*texts: str) -> list[str]:
         stripped = "".join(char for char in plain if not unicodedata.combining(char))
         found.update(dict.fromkeys(word[:32] for word in _WORD.findall(stripped)))
     return list(found)[:MAX_TOKENS]
+
+
+def prefixes(*texts: str) -> list[str]:
+    """How their words begin, up to LONGEST_PREFIX characters: what an index answers by equality, on every server."""
+    found: dict[str, None] = {}
+    for word in words(*texts):
+        found.update(dict.fromkeys(word[:length] for length in range(1, min(len(word), LONGEST_PREFIX) + 1)))
+    return list(found)

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Annotated, Any
 
+from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from upstream_app.web.answers import json_response
 
 MAX_SKIP = 2_000
 
@@ -29,6 +32,23 @@ class Page(BaseModel):
     @property
     def skip(self) -> int:
         return 0 if self.after else (self.page - 1) * self.limit
+
+
+Identity = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
+"""A document's id as clients know it."""
+
+
+def listed(
+    name: str, items: Sequence[dict[str, Any]], total: int, page: Page, filters: dict[str, Any] | None = None
+) -> web.Response:
+    """A page as an answer; `next` is what `after` has to be for the following one."""
+    following = str(items[-1]["id"]) if len(items) == page.limit else None
+    return json_response(listing(name, items, total, page, filters or {}, following))
+
+
+def filters(page: Page) -> dict[str, Any]:
+    """What was asked for beside the page."""
+    return page.model_dump(exclude={"page", "limit", "after"}, exclude_none=True, mode="json")
 
 
 def listing(

@@ -1,0 +1,209 @@
+"""Lead, opportunity, estimate, job, crew, completion; by the roles that do each; and what must not happen."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.upstream_app.conftest import Client, Role
+from upstream_app.app import DATABASE, REDIS
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+DAY = (datetime.now(UTC).date() + timedelta(days=30)).isoformat()
+
+
+async def a_customer(roles: dict[str, Role], ada: dict[str, Any], email: str = "way@example.com") -> Any:
+    return await roles["sales"].done("POST", "/api/customers", ada | {"email": email})
+
+
+async def a_job(roles: dict[str, Role], customer: str, **more: Any) -> Any:
+    fields = {"customerId": customer, "service": "local", "scheduledDate": DAY}
+    return await roles["manager"].done("POST", "/api/jobs", fields | more)
+
+
+async def test_the_whole_way(opened: Client, roles: dict[str, Role], ada: dict[str, Any]) -> None:
+    redis = opened.app[REDIS]
+    async with redis.pubsub() as channel:
+        await channel.subscribe("simplepro-app:events")
+        sales, manager, dispatcher, lead = (roles[name] for name in ("sales", "manager", "dispatcher", "crew_lead"))
+        customer = await a_customer(roles, ada)
+        assert customer["status"] == "lead"
+        opportunity = await sales.done("POST", "/api/opportunities", {"customerId": customer["id"], "title": "Move"})
+        move = {
+            "service": "local", "moveDate": DAY, "volume": 900, "crew": 3, "hours": 6, "piano": True,
+            "pickup": {"stairs": 2}, "delivery": {"parkingFeet": 60},
+        }  # fmt: skip
+        links = {"customerId": customer["id"], "opportunityId": opportunity["id"]}
+        calculated = await sales.done("POST", "/api/estimates/calculate", move)
+        estimate = await sales.done("POST", "/api/estimates", move | links)
+        assert estimate["totalPrice"] == calculated["totalPrice"]
+        assert estimate["hash"] == calculated["hash"]
+        assert (await sales.done("GET", f"/api/opportunities/{opportunity['id']}"))["status"] == "quoted"
+        where = f"/api/estimates/{estimate['id']}"
+        assert (await manager.ask("POST", f"{where}/convert"))[0] == 409
+        for state in ("sent", "viewed", "accepted"):
+            await sales.done("PATCH", f"{where}/status", {"status": state})
+        assert (await sales.ask("PATCH", f"{where}/status", {"status": "draft"}))[0] == 409
+        assert (await sales.ask("POST", f"{where}/convert"))[0] == 403
+        job = await manager.done("POST", f"{where}/convert", {"startTime": "07:30"})
+        assert (await manager.ask("POST", f"{where}/convert"))[0] == 409
+        assert job["number"].startswith(f"JOB-{datetime.now(UTC).year}-")
+        assert (job["price"], job["estimateId"]) == (estimate["totalPrice"], estimate["id"])
+        assert (await sales.done("GET", f"/api/opportunities/{opportunity['id']}"))["status"] == "won"
+        assert (await sales.done("GET", where))["jobId"] == job["id"]
+        assert (await sales.done("GET", f"/api/customers/{customer['id']}"))["status"] == "active"
+
+        here = f"/api/jobs/{job['id']}"
+        assert (await lead.ask("GET", here))[0] == 404
+        suggested = await dispatcher.done("POST", f"/api/crews/suggest/{job['id']}")
+        members = [one["member"] for one in suggested["crew"]]
+        assert len(members) == 2
+        assert (await dispatcher.ask("POST", f"{here}/crew", {"members": [customer["id"]]}))[0] == 400
+        assigned = await dispatcher.done("POST", f"{here}/crew", {"members": members})
+        assert [one["role"] for one in assigned["crew"]] == ["lead", "member"]
+        assert (await lead.done("GET", here))["id"] == job["id"]
+        me = (await lead.done("GET", "/api/auth/profile"))["id"]
+        notified = await lead.done("GET", "/api/notifications?unread=true")
+        assert [one["kind"] for one in notified["notifications"]] == ["job_assigned"]
+        await lead.done("PATCH", f"{here}/crew/{me}/status", {"status": "checked_in"})
+        assert (await lead.ask("PATCH", f"{here}/milestones/arrived", {}))[0] == 409
+        started = await lead.done("PATCH", f"{here}/status", {"status": "in_progress"})
+        assert started["actualStart"]
+        assert (await roles["super_admin"].ask("DELETE", here))[0] == 400
+        await lead.done("PATCH", f"{here}/milestones/arrived", {})
+        await lead.done("POST", f"{here}/notes", {"text": "The piano is O'Brien's <b>own</b>"})
+        completed = await lead.done("PATCH", f"{here}/status", {"status": "completed"})
+        assert completed["actualEnd"] >= completed["actualStart"]
+        assert [one["name"] for one in completed["milestones"]] == ["arrived"]
+        assert (await lead.ask("PATCH", f"{here}/status", {"status": "in_progress"}))[0] == 409
+        week = await dispatcher.done("GET", f"/api/jobs/calendar/week/{DAY}")
+        assert [job["id"] for day in week["days"] for job in day["jobs"]] == [job["id"]]
+        assert (await dispatcher.done("GET", f"/api/jobs/job-number/{job['number']}"))["id"] == job["id"]
+        entries = (await roles["admin"].done("GET", "/api/audit?limit=100&resource=jobs"))["entries"]
+        assert {one["action"] for one in entries} == {"POST", "PATCH", "DELETE"}
+        kinds = []
+        async with asyncio.timeout(5):
+            while "jobCompleted" not in kinds:
+                message = await channel.get_message(ignore_subscribe_messages=True, timeout=1)
+                if message is not None:
+                    kinds.append(orjson.loads(message["data"])["type"])
+    wanted = ["opportunityCreated", "estimateCreated", "jobCreated", "jobAssigned", "jobStatusChanged", "jobCompleted"]
+    assert [kind for kind in kinds if kind in wanted] == wanted
+
+
+async def test_a_failed_conversion_changes_nothing(
+    opened: Client, roles: dict[str, Role], ada: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer = await a_customer(roles, ada)
+    fields = {"customerId": customer["id"], "service": "local", "moveDate": DAY, "volume": 500}
+    estimate = await roles["sales"].done("POST", "/api/estimates", fields)
+    for state in ("sent", "accepted"):
+        await roles["sales"].done("PATCH", f"/api/estimates/{estimate['id']}/status", {"status": state})
+    await roles["super_admin"].done("DELETE", f"/api/customers/{customer['id']}")
+    assert (await roles["manager"].ask("POST", f"/api/estimates/{estimate['id']}/convert"))[0] == 404
+    assert await opened.app[DATABASE]["jobs"].count_documents({}) == 0
+    assert "jobId" not in await roles["sales"].done("GET", f"/api/estimates/{estimate['id']}")
+
+
+async def test_fifty_at_once_make_fifty_numbers_without_a_gap(roles: dict[str, Role], ada: dict[str, Any]) -> None:
+    customer = await a_customer(roles, ada)
+    made = await asyncio.gather(*(a_job(roles, customer["id"]) for _ in range(50)))
+    numbers = sorted(int(job["number"].rpartition("-")[2]) for job in made)
+    assert numbers == list(range(1, 51))
+
+
+async def test_of_two_edits_of_one_version_one_wins(roles: dict[str, Role], ada: dict[str, Any]) -> None:
+    customer = await a_customer(roles, ada)
+    where, tag = f"/api/customers/{customer['id']}", {"If-Match": '"1"'}
+    edits = [roles["sales"].ask("PATCH", where, {"leadScore": score}, **tag) for score in range(10)]
+    statuses = sorted([status for status, _ in await asyncio.gather(*edits)])
+    assert statuses[0] == 200
+    assert set(statuses[1:]) <= {409, 412}
+    assert (await roles["sales"].done("GET", where))["version"] == 2
+
+
+async def test_ones_own_write_is_never_read_stale(roles: dict[str, Role], ada: dict[str, Any]) -> None:
+    customer = await a_customer(roles, ada)
+    where, sales = f"/api/customers/{customer['id']}", roles["sales"]
+    for score in range(20):
+        await sales.done("GET", where)
+        await sales.done("GET", "/api/customers?limit=5")
+        await sales.done("PATCH", where, {"leadScore": score})
+        assert (await sales.done("GET", where))["leadScore"] == score
+        listed = await sales.done("GET", "/api/customers?limit=5")
+        assert listed["customers"][0]["leadScore"] == score
+
+
+async def test_sales_see_the_jobs_that_they_made(roles: dict[str, Role], ada: dict[str, Any]) -> None:
+    customer = await a_customer(roles, ada)
+    job = await a_job(roles, customer["id"])
+    assert (await roles["sales"].ask("GET", f"/api/jobs/{job['id']}"))[0] == 404
+    assert (await roles["sales"].done("GET", "/api/jobs"))["jobs"] == []
+    assert (await roles["customer_service"].ask("GET", f"/api/jobs/{job['id']}"))[0] == 200
+
+
+async def test_time_off_keeps_one_out_of_a_crew(roles: dict[str, Role], ada: dict[str, Any]) -> None:
+    customer = await a_customer(roles, ada)
+    job = await a_job(roles, customer["id"])
+    asked = await roles["crew_member"].done("POST", "/api/crews/time-off", {"first": DAY, "last": DAY})
+    before = await roles["dispatcher"].done("POST", f"/api/crews/suggest/{job['id']}")
+    await roles["dispatcher"].done("PATCH", f"/api/crews/time-off/{asked['id']}", {"status": "approved"})
+    after = await roles["dispatcher"].done("POST", f"/api/crews/suggest/{job['id']}")
+    assert (len(before["crew"]), len(after["crew"]), after["complete"]) == (2, 1, False)
+    there = await roles["dispatcher"].done("GET", f"/api/crews/availability?day={DAY}")
+    assert [one["available"] for one in there["members"]].count(False) == 1
+    told = await roles["crew_member"].done("GET", "/api/notifications")
+    assert told["notifications"][0]["kind"] == "time_off_decided"
+
+
+async def test_messages_are_their_members(roles: dict[str, Role]) -> None:
+    lead = (await roles["crew_lead"].done("GET", "/api/auth/profile"))["id"]
+    thread = await roles["dispatcher"].done("POST", "/api/messages/threads", {"kind": "direct", "members": [lead]})
+    again = await roles["dispatcher"].done("POST", "/api/messages/threads", {"kind": "direct", "members": [lead]})
+    assert again["id"] == thread["id"]
+    where = f"/api/messages/threads/{thread['id']}"
+    for number in range(7):
+        await roles["dispatcher"].done("POST", f"{where}/messages", {"content": f"number {number}"})
+    page = await roles["crew_lead"].done("GET", f"{where}/messages?limit=5")
+    assert [one["content"] for one in page["messages"]] == [f"number {n}" for n in (6, 5, 4, 3, 2)]
+    rest = await roles["crew_lead"].done("GET", f"{where}/messages?limit=5&after={page['pagination']['next']}")
+    assert [one["content"] for one in rest["messages"]] == ["number 1", "number 0"]
+    assert (await roles["sales"].ask("GET", f"{where}/messages"))[0] == 404
+    assert (await roles["sales"].ask("POST", f"{where}/messages", {"content": "x"}))[0] == 404
+    message = page["messages"][0]["id"]
+    assert (await roles["crew_lead"].ask("PATCH", f"/api/messages/{message}", {"content": "x"}))[0] == 404
+    await roles["dispatcher"].done("PATCH", f"/api/messages/{message}", {"content": "changed"})
+    await roles["dispatcher"].done("DELETE", f"/api/messages/{message}")
+    page = await roles["crew_lead"].done("GET", f"{where}/messages?limit=1")
+    assert (page["messages"][0]["removed"], page["messages"][0]["content"]) == (True, "")
+    await roles["crew_lead"].done("POST", f"{where}/read")
+    found = await roles["dispatcher"].done("GET", "/api/messages/threads")
+    assert list(found["threads"][0]["readUpTo"]) == [lead]
+    assert (await roles["dispatcher"].ask("POST", f"{where}/messages", {"content": "x" * 5001}))[0] == 400
+
+
+async def test_what_one_does_not_want_is_not_told(roles: dict[str, Role]) -> None:
+    lead = (await roles["crew_lead"].done("GET", "/api/auth/profile"))["id"]
+    await roles["crew_lead"].done("PATCH", "/api/notifications/preferences", {"muted": ["message_received"]})
+    thread = await roles["sales"].done("POST", "/api/messages/threads", {"kind": "direct", "members": [lead]})
+    await roles["sales"].done("POST", f"/api/messages/threads/{thread['id']}/messages", {"content": "hello"})
+    assert (await roles["crew_lead"].done("GET", "/api/notifications"))["notifications"] == []
+
+
+async def test_every_list_query_runs_over_an_index(opened: Client, roles: dict[str, Role], ada: dict[str, Any]) -> None:
+    customer = await a_customer(roles, ada)
+    await a_job(roles, customer["id"])
+    database = opened.app[DATABASE]
+    queries = [
+        ("customers", {"status": "lead"}), ("customers", {"words": "ada"}),
+        ("jobs", {"status": "scheduled"}), ("jobs", {"scheduledDate": DAY}), ("jobs", {"crew.member": 1}),
+        ("jobs", {"createdBy": 1}), ("estimates", {"status": "draft"}), ("opportunities", {"customerId": 1}),
+        ("notifications", {"user": 1, "read": False}), ("messages", {"thread": 1}), ("users", {"role": "sales"}),
+    ]  # fmt: skip
+    for name, which in queries:
+        plan = await database[name].find(which).sort("_id", -1).limit(20).explain()
+        assert "COLLSCAN" not in str(plan["queryPlanner"]["winningPlan"]), (name, which, plan)

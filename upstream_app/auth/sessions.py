@@ -1,0 +1,140 @@
+"""Sessions in Redis: one hash each, with the id of the refresh token that is good now, and a set of them a user.
+
+Rotation is one script: the next refresh token takes the place of the one before, or, where that was used already, all
+of the user's sessions end. What ends is told to the sidecars too, which refuse its tokens from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Mapping
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from redis.exceptions import RedisError
+
+from breaker import Breaker, BreakerOpen
+from upstream_app.auth.tokens import ACCESS_SECONDS, REFRESH_SECONDS
+from upstream_app.redis import Client
+from upstream_app.web.errors import ApiError
+
+DEADLINE = 2.0
+MAX_FAILURES, LOCK_SECONDS = 5, 900
+REVOKED = "simplepro:revoked"
+"""The sidecars' board (docs/throttling.md)."""
+
+ROTATE = """
+local held = redis.call('HGET', KEYS[1], 'refresh')
+if not held then return 'gone' end
+if held ~= ARGV[1] then return 'reused' end
+redis.call('HSET', KEYS[1], 'refresh', ARGV[2], 'seen', ARGV[3])
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+return 'rotated'
+"""
+
+
+class SessionsAway(ApiError):
+    def __init__(self) -> None:
+        super().__init__(503, "Sessions can't be reached; try again shortly", headers={"Retry-After": "2"})
+
+
+class Sessions:
+    def __init__(self, redis: Client, breaker: Breaker, prefix: str = "simplepro-app") -> None:
+        self._redis = redis
+        self._breaker = breaker
+        self._prefix = prefix
+
+    async def begin(self, session: str, user: str, refresh: str, agent: str) -> None:
+        at = _now()
+        fields: Mapping[Any, Any] = {"user": user, "refresh": refresh, "agent": agent[:200], "created": at, "seen": at}
+        await self._ask(self._redis.hset(self._session(session), mapping=fields))
+        await self._ask(self._redis.expire(self._session(session), REFRESH_SECONDS))
+        await self._ask(self._redis.sadd(self._user(user), session))
+        await self._ask(self._redis.expire(self._user(user), REFRESH_SECONDS))
+
+    async def lives(self, session: str) -> bool:
+        return bool(await self._ask(self._redis.exists(self._session(session))))
+
+    async def rotate(self, session: str, user: str, before: str, after: str) -> bool:
+        """False where the session is over; where `before` was used already, all of the user's sessions end."""
+        script = self._redis.eval(ROTATE, 1, self._session(session), before, after, _now(), str(REFRESH_SECONDS))
+        said = await self._ask(script)
+        if said == "reused":
+            await self.end_all(user)
+        return bool(said == "rotated")
+
+    async def of(self, user: str) -> list[dict[str, str]]:
+        found = []
+        for session in sorted(await self._ask(self._redis.smembers(self._user(user)))):
+            fields = await self._ask(self._redis.hgetall(self._session(session)))
+            if fields:
+                shown = {key: fields[key] for key in ("agent", "created", "seen")}
+                found.append({"id": session, **shown})
+            else:
+                await self._ask(self._redis.srem(self._user(user), session))
+        return found
+
+    async def end(self, session: str, user: str) -> bool:
+        """Whether there was one, of that user."""
+        if await self._ask(self._redis.hget(self._session(session), "user")) != user:
+            return False
+        await self._ask(self._redis.delete(self._session(session)))
+        await self._ask(self._redis.srem(self._user(user), session))
+        await self._tell(f"session:{session}")
+        return True
+
+    async def end_all(self, user: str, but: str = "") -> int:
+        ended = 0
+        for session in await self._ask(self._redis.smembers(self._user(user))):
+            if session != but:
+                ended += await self.end(session, user)
+        return ended
+
+    async def _tell(self, name: str) -> None:
+        """Revoke at the sidecars, for as long as an access token may live."""
+        until = int((time.time() + ACCESS_SECONDS) * 1000)
+        await self._ask(self._redis.hset(REVOKED, name, f"{until} 1"))
+        await self._ask(self._redis.publish(REVOKED, f"{name}\n{ACCESS_SECONDS * 1000}\n1"))
+
+    # lock-out
+
+    async def locked_for(self, username: str) -> int:
+        """Seconds for which this name may not log in; 0 where it may."""
+        key = self._failures(username)
+        if int(await self._ask(self._redis.get(key)) or 0) < MAX_FAILURES:
+            return 0
+        return max(1, int(await self._ask(self._redis.ttl(key))))
+
+    async def failed(self, username: str) -> None:
+        key = self._failures(username)
+        if await self._ask(self._redis.incr(key)) == 1:
+            await self._ask(self._redis.expire(key, LOCK_SECONDS))
+
+    async def succeeded(self, username: str) -> None:
+        await self._ask(self._redis.delete(self._failures(username)))
+
+    async def _ask(self, command: Any) -> Any:
+        """Within a deadline, and not at all while Redis is known to be away. Raises SessionsAway."""
+        try:
+            async with self._breaker.attempt(), asyncio.timeout(DEADLINE):
+                return await cast("Awaitable[Any]", command)
+        except BreakerOpen:
+            command.close()
+            raise SessionsAway from None
+        except (RedisError, OSError, TimeoutError):
+            raise SessionsAway from None
+
+    def _session(self, session: str) -> str:
+        return f"{self._prefix}:session:{session}"
+
+    def _user(self, user: str) -> str:
+        return f"{self._prefix}:sessions:{user}"
+
+    def _failures(self, username: str) -> str:
+        return f"{self._prefix}:failures:{json.dumps(username.casefold())}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,247 @@
+"""Answers of the database kept on two levels: in this process (small, seconds) and in Redis, shared by all instances.
+
+An entry names tags, and holds the number that each had when it was read; a write counts its tags on, so that every
+entry with an older number is stale, whatever its time to live. Counting on is told on a channel, which empties the
+first level of the other instances; the writer's own is emptied before its answer. One caller fills an entry, others
+wait for it. Redis away: the database is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+import zstandard
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from breaker import Breaker, BreakerOpen
+from upstream_app.redis import Client
+
+log = structlog.get_logger("simplepro.cache")
+CHANNEL = "simplepro-app:cache"
+COMPRESS_FROM = 1024
+MAX_VALUE = 4 * 1024 * 1024
+FIRST_LEVEL_SECONDS = 5.0
+MAX_ENTRIES = 2_000
+NEGATIVE_SECONDS = 10
+STALE_SHARE = 0.2
+"""Of its time to live an entry may be served while one caller reads it anew."""
+DEADLINE = 0.2
+MISSING = b"null"
+TIMES = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
+Load = Callable[[], Awaitable[Any]]
+
+
+@dataclass(slots=True)
+class Entry:
+    value: bytes
+    tags: tuple[str, ...]
+    until: float
+
+
+class Stats:
+    """`milliseconds` is a moving average of second-level look-ups."""
+
+    __slots__ = ("errors", "first_hits", "invalidations", "milliseconds", "misses", "second_hits", "stale_hits")
+
+    def __init__(self) -> None:
+        self.first_hits = self.second_hits = self.misses = self.stale_hits = self.errors = self.invalidations = 0
+        self.milliseconds = 0.0
+
+    @property
+    def requests(self) -> int:
+        return self.first_hits + self.second_hits + self.stale_hits + self.misses
+
+    @property
+    def hit_rate(self) -> float:
+        return (self.requests - self.misses) / self.requests if self.requests else 1.0
+
+    def health(self) -> dict[str, Any]:
+        """The report's bounds, once a hundred requests tell anything."""
+        rate, errors = self.hit_rate, self.errors / self.requests if self.requests else 0.0
+        if self.requests < 100:
+            status, reason = "up", ""
+        elif rate < 0.5 or errors > 0.1:
+            status, reason = "down", f"hit rate {rate:.0%}, errors {errors:.0%}"
+        elif rate < 0.7 or errors > 0.05 or self.milliseconds > 100:
+            status, reason = "degraded", f"hit rate {rate:.0%}, errors {errors:.0%}, {self.milliseconds:.0f} ms"
+        else:
+            status, reason = "up", ""
+        told = {"status": status, "hitRate": round(rate, 4), "requests": self.requests, "errors": self.errors}
+        return told | ({"reason": reason} if reason else {})
+
+
+class Cache:
+    def __init__(
+        self, redis: Client, listener: Redis, breaker: Breaker, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._redis = redis
+        self._listener = listener
+        self._breaker = breaker
+        self._clock = clock
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._filling: dict[str, asyncio.Task[bytes]] = {}
+        self._changes: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._listening: asyncio.Task[None] | None = None
+        self._compressor = zstandard.ZstdCompressor(level=3)
+        self.stats = Stats()
+
+    def start(self) -> None:
+        self._listening = asyncio.create_task(self._listen(), name="cache: invalidations")
+
+    async def close(self) -> None:
+        tasks = [*self._filling.values(), *self._tasks, *([self._listening] if self._listening else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._listener.aclose()
+
+    async def get(self, key: str, tags: Sequence[str], seconds: float, load: Load) -> Any:
+        """The value under `key`, else what `load` gives; None is kept too, for a short while.
+
+        `key` has to name all that the value depends on: what was asked for, and whose eyes it is for.
+        """
+        entry = self._entries.get(key)
+        if entry is not None and entry.until > self._clock():
+            self._entries.move_to_end(key)
+            self.stats.first_hits += 1
+            return orjson.loads(entry.value)
+        filling = self._filling.get(key)
+        if filling is None:
+            filling = self._filling[key] = asyncio.create_task(self._fill(key, tuple(tags), seconds, load))
+            filling.add_done_callback(lambda task: self._filled(key, task))
+        return orjson.loads(await asyncio.shield(filling))
+
+    def _filled(self, key: str, task: asyncio.Task[bytes]) -> None:
+        if self._filling.get(key) is task:
+            del self._filling[key]
+        if not task.cancelled():
+            task.exception()
+
+    async def _fill(self, key: str, tags: tuple[str, ...], seconds: float, load: Load) -> bytes:
+        counts = [self._changes.get(tag, 0) for tag in tags]
+        found, numbers = await self._look(key, tags)
+        if found is not None:
+            value, fresh = found
+            if fresh:
+                self.stats.second_hits += 1
+                self._remember(key, value, tags, counts)
+            else:
+                self.stats.stale_hits += 1
+                self._spawn(self._read(key, tags, numbers, seconds, load, counts))
+            return value
+        self.stats.misses += 1
+        return await self._read(key, tags, numbers, seconds, load, counts)
+
+    async def _read(
+        self, key: str, tags: tuple[str, ...], numbers: list[str] | None, seconds: float, load: Load, counts: list[int]
+    ) -> bytes:
+        value = orjson.dumps(await load(), default=str, option=TIMES)
+        self._remember(key, value, tags, counts)
+        if numbers is not None and len(value) <= MAX_VALUE:
+            holds = NEGATIVE_SECONDS if value == MISSING else seconds * random.uniform(0.9, 1.1)  # noqa: S311  # jitter
+            self._spawn(self._store(key, tags, numbers, holds, value))
+        return value
+
+    def _remember(self, key: str, value: bytes, tags: tuple[str, ...], counts: list[int]) -> None:
+        """Not where one of the tags was counted on while it was read."""
+        if counts != [self._changes.get(tag, 0) for tag in tags]:
+            return
+        self._entries[key] = Entry(value, tags, self._clock() + FIRST_LEVEL_SECONDS)
+        self._entries.move_to_end(key)
+        while len(self._entries) > MAX_ENTRIES:
+            self._entries.popitem(last=False)
+
+    # the second level
+
+    async def _look(self, key: str, tags: tuple[str, ...]) -> tuple[tuple[bytes, bool] | None, list[str] | None]:
+        """The value, and whether it is fresh, where it stands; and the tags' numbers, None where Redis is away."""
+        began = self._clock()
+        try:
+            async with self._breaker.attempt(), asyncio.timeout(DEADLINE):
+                text, *numbers = await asyncio.gather(
+                    self._redis.get(_entry(key)), *(self._redis.get(_tag(tag)) for tag in tags)
+                )
+        except (RedisError, OSError, TimeoutError, BreakerOpen):
+            self.stats.errors += 1
+            return None, None
+        self.stats.milliseconds += 0.1 * ((self._clock() - began) * 1000 - self.stats.milliseconds)
+        now = [str(number or 0) for number in numbers]
+        if text is None:
+            return None, now
+        head, _, body = str(text).partition("\n")
+        stamp, fresh_until, packed = head.split(" ")
+        if stamp != ",".join(now):
+            return None, now
+        raw = body.encode("latin-1")
+        value = zstandard.ZstdDecompressor().decompress(raw, max_output_size=MAX_VALUE) if packed == "1" else raw
+        return (value, float(fresh_until) > time.time()), now
+
+    async def _store(self, key: str, tags: tuple[str, ...], numbers: list[str], holds: float, value: bytes) -> None:
+        packed = len(value) > COMPRESS_FROM
+        body = self._compressor.compress(value) if packed else value
+        head = f"{','.join(numbers)} {time.time() + holds * (1 - STALE_SHARE):.3f} {int(packed)}\n"
+        try:
+            async with self._breaker.attempt(), asyncio.timeout(DEADLINE):
+                await self._redis.set(_entry(key), head + body.decode("latin-1"), px=max(1, int(holds * 1000)))
+        except (RedisError, OSError, TimeoutError, BreakerOpen):
+            self.stats.errors += 1
+
+    # writes
+
+    async def changed(self, *tags: str) -> None:
+        """Every entry with one of these tags is stale, here before this returns, elsewhere as soon as it is heard."""
+        self.stats.invalidations += 1
+        self._forget(tags)
+        try:
+            async with self._breaker.attempt(), asyncio.timeout(DEADLINE):
+                await asyncio.gather(*(self._redis.incr(_tag(tag)) for tag in tags))
+                await self._redis.publish(CHANNEL, ",".join(tags))
+        except (RedisError, OSError, TimeoutError, BreakerOpen) as error:
+            self.stats.errors += 1
+            log.warning("tags could not be counted on", error=type(error).__name__)
+
+    def _forget(self, tags: Sequence[str]) -> None:
+        named = set(tags)
+        for tag in named:
+            self._changes[tag] = self._changes.get(tag, 0) + 1
+        for key in [key for key, entry in self._entries.items() if named.intersection(entry.tags)]:
+            del self._entries[key]
+        self._filling.clear()
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with self._listener.pubsub() as channel:
+                    await channel.subscribe(CHANNEL)
+                    self._entries.clear()
+                    while True:
+                        message = await channel.get_message(ignore_subscribe_messages=True, timeout=1.0)
+                        if message is not None and message["type"] == "message":
+                            self._forget(str(message["data"]).split(","))
+            except (RedisError, OSError, TimeoutError) as error:
+                self._entries.clear()
+                log.warning("cache: not listening", error=type(error).__name__)
+                await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311  # jitter
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _entry(key: str) -> str:
+    return f"simplepro-app:entry:{key}"
+
+
+def _tag(tag: str) -> str:
+    return f"simplepro-app:tag:{tag}"

@@ -1,0 +1,174 @@
+"""One MongoDB collection of versioned documents: what every part of the domain does with its own.
+
+A change is made to the version that was read, and to no other (by `_id` and `version`, and what that matched).
+Lists sort by `_id`, newest first, over an index; nothing that a client wrote is ever an operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from bson import ObjectId
+from pymongo import DESCENDING, IndexModel
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import DuplicateKeyError
+
+from upstream_app.mongo import MAX_TIME_MS, Database, Document
+from upstream_app.web.lists import Page
+
+MAX_COUNT = 10_000
+"""Counting stops here: a total beyond it is of no use to a reader and costs the database a walk."""
+Edit = Callable[[Document], Document]
+Session = AsyncClientSession | None
+
+
+class NotFound(Exception):
+    """There is no such document, or none that the asker may see."""
+
+    def __init__(self, noun: str) -> None:
+        super().__init__(f"There is no such {noun}")
+
+
+class Duplicate(Exception):
+    """Another document has that value in a field that is unique."""
+
+    def __init__(self, noun: str, field: str) -> None:
+        super().__init__(f"Another {noun} has this {field}")
+        self.field = field
+
+
+class Conflict(Exception):
+    """The document has changed since the version that was read. `expected` where the client had named it."""
+
+    def __init__(self, noun: str, *, expected: bool) -> None:
+        super().__init__(f"The {noun} has changed meanwhile; read it again")
+        self.expected = expected
+
+
+class Collection:
+    """`unique` maps an index's name to the field that clients know; `hidden` fields are never shown; `derive` gives
+    what is computed from a document each time that it is written."""
+
+    def __init__(
+        self,
+        database: Database,
+        name: str,
+        noun: str,
+        indexes: Sequence[IndexModel],
+        *,
+        unique: Mapping[str, str] | None = None,
+        hidden: Sequence[str] = (),
+        derive: Callable[[Document], Document] = lambda document: {},
+    ) -> None:
+        self.raw = database[name]
+        self.noun = noun
+        self.indexes = list(indexes)
+        self._unique = unique or {}
+        self._hidden = frozenset({"_id", *hidden})
+        self._projection = dict.fromkeys(hidden, 0)
+        self._derive = derive
+
+    async def prepare(self) -> None:
+        """Create what is missing of collection and indexes."""
+        if self.indexes:
+            await self.raw.create_indexes(self.indexes)
+
+    async def insert(self, fields: Mapping[str, Any], session: Session = None) -> Document:
+        """Raises Duplicate."""
+        at = now()
+        document: Document = {"_id": ObjectId(), **fields, "version": 1, "createdAt": at, "updatedAt": at}
+        document |= self._derive(document)
+        try:
+            await self.raw.insert_one(document, session=session)
+        except DuplicateKeyError as error:
+            raise self._duplicate(error) from None
+        return self.shown(document)
+
+    async def get(
+        self, identity: ObjectId, which: Mapping[str, Any] | None = None, session: Session = None
+    ) -> Document:
+        """Raises NotFound; also where the document is none of `which`."""
+        found = await self.raw.find_one({"_id": identity, **(which or {})}, max_time_ms=MAX_TIME_MS, session=session)
+        if found is None:
+            raise NotFound(self.noun)
+        return found
+
+    async def change(
+        self,
+        identity: ObjectId,
+        edit: Edit,
+        expected: int | None = None,
+        *,
+        which: Mapping[str, Any] | None = None,
+        session: Session = None,
+    ) -> Document:
+        """The document after `edit`, as it is shown. Raises NotFound, Conflict, Duplicate, and what `edit` raises."""
+        found = await self.get(identity, which, session)
+        if expected is not None and found["version"] != expected:
+            raise Conflict(self.noun, expected=True)
+        after = edit(dict(found)) | {"_id": identity, "version": found["version"] + 1, "updatedAt": now()}
+        after |= self._derive(after)
+        try:
+            result = await self.raw.replace_one({"_id": identity, "version": found["version"]}, after, session=session)
+        except DuplicateKeyError as error:
+            raise self._duplicate(error) from None
+        if not result.matched_count:
+            raise Conflict(self.noun, expected=expected is not None)
+        return self.shown(after)
+
+    async def remove(self, identity: ObjectId, expected: int | None = None) -> None:
+        """Raises NotFound, or Conflict where `expected` is not its version."""
+        which: Document = {"_id": identity} | ({"version": expected} if expected is not None else {})
+        if (await self.raw.delete_one(which)).deleted_count:
+            return
+        if expected is not None and await self.raw.find_one({"_id": identity}, {"_id": 1}):
+            raise Conflict(self.noun, expected=True)
+        raise NotFound(self.noun)
+
+    async def find(self, which: Mapping[str, Any], page: Page) -> tuple[list[Document], int]:
+        """One page, newest first, and how many there are in all (up to MAX_COUNT)."""
+        total = await self.raw.count_documents(which, limit=MAX_COUNT, maxTimeMS=MAX_TIME_MS)
+        paged = {**which, "_id": {"$lt": ObjectId(page.after)}} if page.after else dict(which)
+        cursor = self.raw.find(paged, self._projection or None, max_time_ms=MAX_TIME_MS)
+        found = await cursor.sort("_id", DESCENDING).skip(page.skip).limit(page.limit).to_list(page.limit)
+        return [self.shown(one) for one in found], total
+
+    async def all(self, which: Mapping[str, Any], limit: int = 500) -> list[Document]:
+        """Bounded; for what is small by nature."""
+        found = await self.raw.find(which, max_time_ms=MAX_TIME_MS).limit(limit).to_list(limit)
+        return [self.shown(one) for one in found]
+
+    def shown(self, document: Mapping[str, Any]) -> Document:
+        """As clients see it: `id` first, ids as text, nothing that is derived."""
+        fields = {key: _text(value) for key, value in document.items() if key not in self._hidden}
+        return {"id": str(document["_id"]), **fields}
+
+    def _duplicate(self, error: DuplicateKeyError) -> Duplicate:
+        text = str(error.details or error)
+        field = next((field for index, field in self._unique.items() if index in text), "value")
+        return Duplicate(self.noun, field)
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, ObjectId):
+        return str(value)
+    if isinstance(value, list):
+        return [_text(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _text(one) for key, one in value.items()}
+    return value
+
+
+def identity(text: str, noun: str = "document") -> ObjectId:
+    """Raises NotFound where the text is no id: nothing has it."""
+    if len(text) != 24 or not ObjectId.is_valid(text):
+        raise NotFound(noun)
+    return ObjectId(text)
+
+
+def now() -> datetime:
+    """MongoDB keeps milliseconds; what is answered must be what is kept."""
+    at = datetime.now(UTC)
+    return at.replace(microsecond=at.microsecond // 1000 * 1000)

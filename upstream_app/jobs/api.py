@@ -1,0 +1,261 @@
+"""/api/jobs."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Any
+
+from aiohttp import web
+from bson import ObjectId
+
+from upstream_app.auth.permissions import within
+from upstream_app.auth.store import UserStore
+from upstream_app.cache import Cache
+from upstream_app.documents import Collection, NotFound, now
+from upstream_app.events import Events
+from upstream_app.jobs.model import (
+    CREW_TRANSITIONS,
+    TRANSITIONS,
+    CrewAssignment,
+    CrewStateChange,
+    JobChanges,
+    JobQuery,
+    MilestoneChange,
+    NewJob,
+    NewNote,
+    StateChange,
+)
+from upstream_app.jobs.store import JobStore, stamped
+from upstream_app.metrics import Business
+from upstream_app.mongo import MAX_TIME_MS, Document
+from upstream_app.notifications.api import Notifier
+from upstream_app.opportunities.api import moved
+from upstream_app.states import move
+from upstream_app.web.answers import success
+from upstream_app.web.endpoint import Call, Endpoint, shown
+from upstream_app.web.errors import ApiError
+from upstream_app.web.lists import Page, filters, listed
+
+STATS_SECONDS = 120
+MAX_NOTES = 200
+MILESTONES = ("crew_en_route", "arrived", "loading", "in_transit", "unloading", "finished")
+
+
+class JobApi:
+    def __init__(
+        self,
+        store: JobStore,
+        customers: Collection,
+        users: UserStore,
+        cache: Cache,
+        events: Events,
+        notifier: Notifier,
+        business: Business,
+    ) -> None:
+        self._store = store
+        self._customers = customers
+        self._users = users
+        self._cache = cache
+        self._events = events
+        self._notifier = notifier
+        self._business = business
+
+    def endpoints(self) -> list[Endpoint]:
+        path, read, update, assign = "/api/jobs", "jobs:read", "jobs:update", "jobs:assign"
+        one = f"{path}/{{id}}"
+        return [
+            Endpoint("GET", path, self.find, read, "Jobs", query=JobQuery),
+            Endpoint("POST", path, self.create, "jobs:create", "Make a job", NewJob, status=201),
+            Endpoint("GET", f"{path}/stats", self.stats, "reports:read", "How many there are, by state"),
+            Endpoint("GET", f"{path}/by-date/{{date}}", self.by_date, read, "Jobs of a day", query=Page),
+            Endpoint("GET", f"{path}/job-number/{{number}}", self.by_number, read, "The job of that number"),
+            Endpoint("GET", f"{path}/customer/{{customer}}", self.by_customer, read, "A customer's", query=Page),
+            Endpoint("GET", f"{path}/crew/{{member}}", self.by_crew, read, "A crew member's", query=Page),
+            Endpoint("GET", f"{path}/calendar/week/{{date}}", self.week, read, "A week, by day"),
+            Endpoint("GET", one, self.get, read, "One job"),
+            Endpoint("PATCH", one, self.change, update, "Change a job", JobChanges),
+            Endpoint("DELETE", one, self.remove, "jobs:delete", "Remove a job"),
+            Endpoint("PATCH", f"{one}/status", self.change_state, update, "Change its state", StateChange),
+            Endpoint("POST", f"{one}/crew", self.assign, assign, "Assign a crew", CrewAssignment),
+            Endpoint("PATCH", f"{one}/crew/{{member}}/status", self.crew_state, update, "A member's", CrewStateChange),
+            Endpoint("PATCH", f"{one}/milestones/{{milestone}}", self.milestone, update, "Reach one", MilestoneChange),
+            Endpoint("POST", f"{one}/notes", self.note, update, "Add a note", NewNote, status=201),
+        ]
+
+    async def find(self, call: Call) -> web.Response:
+        asked = call.query(JobQuery)
+        which = within(call.actor, call.scope)
+        which |= {name: value for name in ("status", "service") if (value := getattr(asked, name))}
+        which |= {"customerId": ObjectId(asked.customerId)} if asked.customerId else {}
+        which |= {"scheduledDate": asked.date.isoformat()} if asked.date else {}
+        found, total = await self._store.find(which, asked)
+        return listed("jobs", found, total, asked, filters(asked))
+
+    async def stats(self, call: Call) -> web.Response:
+        async def load() -> Document:
+            told: Document = {"total": await self._store.raw.count_documents({}, maxTimeMS=MAX_TIME_MS)}
+            for field in ("status", "service", "priority"):
+                stages = [{"$group": {"_id": f"${field}", "count": {"$sum": 1}}}]
+                rows = await (await self._store.raw.aggregate(stages, maxTimeMS=MAX_TIME_MS)).to_list(20)
+                told[f"by{field.capitalize()}"] = {row["_id"]: row["count"] for row in rows}
+            return told
+
+        return success(await self._cache.get("jobs:stats", ["jobs"], STATS_SECONDS, load))
+
+    async def by_date(self, call: Call) -> web.Response:
+        return await self._listed(call, {"scheduledDate": _day(call).isoformat()})
+
+    async def by_customer(self, call: Call) -> web.Response:
+        return await self._listed(call, {"customerId": call.id("customer", "customer")})
+
+    async def by_crew(self, call: Call) -> web.Response:
+        return await self._listed(call, {"crew.member": call.id("member", "crew member")})
+
+    async def _listed(self, call: Call, which: Document) -> web.Response:
+        asked = call.query(Page)
+        scope = within(call.actor, call.scope)
+        found, total = await self._store.find({"$and": [which, scope]} if scope else which, asked)
+        return listed("jobs", found, total, asked)
+
+    async def by_number(self, call: Call) -> web.Response:
+        which = {"number": call.request.match_info["number"], **within(call.actor, call.scope)}
+        found = await self._store.raw.find_one(which, max_time_ms=MAX_TIME_MS)
+        if found is None:
+            raise NotFound("job")
+        return shown(self._store.shown(found))
+
+    async def week(self, call: Call) -> web.Response:
+        """Seven days from the Monday of that date's week."""
+        monday = _day(call) - timedelta(days=_day(call).weekday())
+        days = [(monday + timedelta(days=number)).isoformat() for number in range(7)]
+        which = {"scheduledDate": {"$gte": days[0], "$lte": days[-1]}, **within(call.actor, call.scope)}
+        jobs = await self._store.all(which)
+        return success(
+            {"days": [{"date": day, "jobs": [j for j in jobs if j["scheduledDate"] == day]} for day in days]}
+        )
+
+    async def get(self, call: Call) -> web.Response:
+        which = within(call.actor, call.scope)
+        return shown(self._store.shown(await self._store.get(call.id(noun="job"), which)))
+
+    async def create(self, call: Call) -> web.Response:
+        given = call.body(NewJob)
+        customer = ObjectId(given.customerId)
+        await self._customers.get(customer)
+        fields = given.model_dump(mode="json", exclude_none=True) | {"customerId": customer}
+        made = await self._store.create(fields, call.actor.user)
+        self._business.jobs += 1
+        await self._told(made, "jobCreated")
+        return shown(made, "Job created", 201, "/api/jobs")
+
+    async def change(self, call: Call) -> web.Response:
+        changes = call.body(JobChanges).model_dump(mode="json", exclude_unset=True)
+        return await self._edit(call, lambda document: document | changes, "jobUpdate", "Job updated")
+
+    async def _edit(self, call: Call, edit: Any, event: str, message: str) -> web.Response:
+        which = within(call.actor, call.scope)
+        changed = await self._store.change(call.id(noun="job"), edit, call.expected, which=which)
+        await self._told(changed, event)
+        return shown(changed, message)
+
+    async def remove(self, call: Call) -> web.Response:
+        job = call.id(noun="job")
+        found = await self._store.get(job)
+        if found["status"] == "in_progress":
+            raise ApiError(400, "A job in progress is not deleted")
+        await self._store.remove(job, call.expected)
+        await self._cache.changed("jobs")
+        return success({}, "Job deleted")
+
+    async def change_state(self, call: Call) -> web.Response:
+        given, actor = call.body(StateChange), call.actor
+
+        def edit(document: Document) -> Document:
+            move(TRANSITIONS, document["status"], given.status)
+            return stamped(moved(document, given.status, actor.user, given.reason), given.status)
+
+        event = "jobCompleted" if given.status == "completed" else "jobStatusChanged"
+        answer = await self._edit(call, edit, event, "Status changed")
+        await self._tell_crew(call.id(noun="job"), "job_status_changed", f"is now {given.status}", actor.user)
+        return answer
+
+    async def assign(self, call: Call) -> web.Response:
+        given, actor = call.body(CrewAssignment), call.actor
+        members = [ObjectId(one) for one in given.members]
+        known = {user["_id"]: user for user in await self._users.crew(members)}
+        strangers = [str(one) for one in members if one not in known]
+        if strangers:
+            wrong = [{"field": "members", "message": f"{one} is no active crew member"} for one in strangers]
+            raise ApiError(400, "Validation failed", validation=wrong)
+        lead = ObjectId(given.lead) if given.lead else members[0]
+
+        def edit(document: Document) -> Document:
+            if document["status"] in ("completed", "cancelled"):
+                raise ApiError(409, f"A {document['status']} job gets no crew")
+            before = {entry["member"]: entry for entry in document["crew"]}
+            fresh = {"status": "assigned", "assignedAt": now(), "by": actor.user}
+            crew = [
+                {**before.get(one, fresh), "member": one, "role": "lead" if one == lead else "member",
+                 "name": f"{known[one]['firstName']} {known[one]['lastName']}"}
+                for one in members
+            ]  # fmt: skip
+            return document | {"crew": crew}
+
+        answer = await self._edit(call, edit, "jobAssigned", "Crew assigned")
+        await self._tell_crew(call.id(noun="job"), "job_assigned", "is yours", actor.user)
+        return answer
+
+    async def crew_state(self, call: Call) -> web.Response:
+        """Crew members change their own state, whoever may update all jobs everybody's."""
+        member, given = call.id("member", "crew member"), call.body(CrewStateChange)
+        if call.scope == "assigned" and member != call.actor.user and call.actor.role != "crew_lead":
+            raise ApiError(403, "Only your own state is yours to change")
+
+        def edit(document: Document) -> Document:
+            entry = next((one for one in document["crew"] if one["member"] == member), None)
+            if entry is None:
+                raise NotFound("crew member on this job")
+            move(CREW_TRANSITIONS, entry["status"], given.status)
+            changed = entry | {"status": given.status, f"{given.status}At": now()}
+            return document | {"crew": [changed if one is entry else one for one in document["crew"]]}
+
+        return await self._edit(call, edit, "crewStatusUpdate", "Crew status changed")
+
+    async def milestone(self, call: Call) -> web.Response:
+        name, given, actor = call.request.match_info["milestone"], call.body(MilestoneChange), call.actor
+        if name not in MILESTONES:
+            raise NotFound(f"milestone; there are {', '.join(MILESTONES)}")
+
+        def edit(document: Document) -> Document:
+            if document["status"] != "in_progress":
+                raise ApiError(409, "Milestones are reached while a job is in progress")
+            others = [one for one in document["milestones"] if one["name"] != name]
+            reached = [{"name": name, "at": now(), "by": actor.user}] if given.done else []
+            return document | {"milestones": others + reached}
+
+        return await self._edit(call, edit, "jobUpdate", "Milestone changed")
+
+    async def note(self, call: Call) -> web.Response:
+        entry = {"text": call.body(NewNote).text, "at": now(), "by": call.actor.user, "author": call.actor.username}
+        answer = await self._edit(
+            call, lambda document: document | {"notes": [*document["notes"], entry][-MAX_NOTES:]}, "jobUpdate", "Noted"
+        )
+        answer.set_status(201)
+        return answer
+
+    async def _told(self, job: Document, event: str) -> None:
+        await self._cache.changed("jobs", f"job:{job['id']}")
+        rooms = ["role:dispatcher", f"job:{job['id']}", *(f"user:{one['member']}" for one in job["crew"])]
+        self._events.publish(event, rooms, {"jobId": job["id"], "number": job["number"], "status": job["status"]})
+
+    async def _tell_crew(self, job: ObjectId, kind: str, what: str, actor: ObjectId) -> None:
+        found = await self._store.get(job)
+        members = [entry["member"] for entry in found["crew"] if entry["member"] != actor]
+        await self._notifier.tell(members, kind, f"{found['number']} {what}", {"jobId": str(job)})
+
+
+def _day(call: Call) -> date:
+    try:
+        return date.fromisoformat(call.request.match_info["date"])
+    except ValueError:
+        raise ApiError(400, "Write the date as YYYY-MM-DD") from None
