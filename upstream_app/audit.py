@@ -39,7 +39,7 @@ class AuditLog:
         return [Endpoint("GET", "/api/audit", self.find, "reports:read", "Who did what", query=AuditQuery)]
 
     async def write(self, request: web.Request, actor: Actor | None, endpoint: Endpoint, status: int) -> None:
-        """What was refused is told too, a log-in that failed among it. The request does not fail where this can't be written; it is logged."""
+        """What was refused is told too. The request does not fail where this can't be written; it is logged."""
         identity = request.match_info.get("id")
         entry: dict[str, Any] = {
             "at": now(), "user": actor.user if actor else None, "action": endpoint.method, "resource": endpoint.tag,

@@ -92,6 +92,7 @@ class Cache:
         self._changes: dict[str, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._listening: asyncio.Task[None] | None = None
+        self._closing = False
         self._compressor = zstandard.ZstdCompressor(level=3)
         self.stats = Stats()
 
@@ -99,6 +100,8 @@ class Cache:
         self._listening = asyncio.create_task(self._listen(), name="cache: invalidations")
 
     async def close(self) -> None:
+        """redis-py may take a cancellation for a time-out of its own; so the loop looks at `_closing`, too."""
+        self._closing = True
         tasks = [*self._filling.values(), *self._tasks, *([self._listening] if self._listening else [])]
         for task in tasks:
             task.cancel()
@@ -219,12 +222,12 @@ class Cache:
         self._filling.clear()
 
     async def _listen(self) -> None:
-        while True:
+        while not self._closing:
             try:
                 async with self._listener.pubsub() as channel:
                     await channel.subscribe(CHANNEL)
                     self._entries.clear()
-                    while True:
+                    while not self._closing:
                         message = await channel.get_message(ignore_subscribe_messages=True, timeout=1.0)
                         if message is not None and message["type"] == "message":
                             self._forget(str(message["data"]).split(","))

@@ -89,6 +89,7 @@ class Fleet:
         self._polls = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.listening = False
+        self._closing = False
         store.on_revived.append(self._on_revived)
         for key, board in self._boards.items():
             board.send = self._sender(key)
@@ -102,6 +103,8 @@ class Fleet:
             self._on_revived()
 
     async def close(self) -> None:
+        """redis-py may take a cancellation for a time-out of its own; so the loop looks at `_closing`, too."""
+        self._closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -167,7 +170,7 @@ class Fleet:
 
     async def _listen(self) -> None:
         pause = BACKOFF_FROM
-        while True:
+        while not self._closing:
             try:
                 await self._listen_once()
             except (RedisError, OSError, TimeoutError) as error:
@@ -192,7 +195,7 @@ class Fleet:
             await channel.subscribe(*self._boards)
             self.listening = True
             self._read(whole=True)
-            while True:
+            while not self._closing:
                 message = await channel.get_message(ignore_subscribe_messages=True, timeout=PING_SECONDS)
                 if message is None:
                     await channel.ping()

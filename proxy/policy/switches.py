@@ -8,7 +8,7 @@ from proxy.policy.model import Policy, PolicySet, RuleModel
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
-RULES = {"SECURITY_HEADERS_ENABLED": "security_headers", "RATE_LIMIT_ENABLED": "limits"}
+RULES = {"SECURITY_HEADERS_ENABLED": ("security_headers",), "RATE_LIMIT_ENABLED": ("limits", "bans")}
 """Switch and what of a policy set it governs; `limits` are a route's too."""
 
 
@@ -24,7 +24,7 @@ def flag(name: str, environment: Mapping[str, str]) -> bool:
 
 def apply(policy: Policy, environment: Mapping[str, str]) -> Policy:
     """The policy with the rules switched off that the environment switches off."""
-    off = [rule for switch, rule in RULES.items() if not flag(switch, environment)]
+    off = [rule for switch, rules in RULES.items() if not flag(switch, environment) for rule in rules]
     if not off:
         return policy
     update: dict[str, object] = {
