@@ -6,7 +6,7 @@ COMMA := ,
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
 
-.PHONY: help setup run system test check format bench bench-limits bench-latency bench-breaker bench-resilience soak lock clean
+.PHONY: help setup run system test check format bench bench-limits bench-latency bench-breaker bench-resilience load soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -65,6 +65,10 @@ bench-breaker: setup ## what a call through a closed breaker costs
 
 bench-resilience: setup ## the same faults behind this proxy and behind Envoy; writes docs/resilience.md
 	@$(BIN)/python -m tests.bench.resilience
+
+load: setup ## the real mix through sidecar and SimplePro with k6: RATES=50,100 CONNECTIONS=1000 SECONDS=20
+	@$(BIN)/python -m tests.load --rates "$(or $(RATES),50$(COMMA)100$(COMMA)200$(COMMA)400)" \
+		--connections "$(or $(CONNECTIONS),1000)" --seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),20)"
 
 soak: setup system ## minutes of mixed and broken load; memory must stay flat: MINUTES=10
 	@$(BIN)/python -m tests.bench.soak --minutes "$(or $(MINUTES),10)"
