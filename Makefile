@@ -50,7 +50,13 @@ format: setup ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup system ## CPU a request beside nginx, Envoy and others: ONLY=proxy,envoy CONNECTIONS=64,1000 SECONDS=10
+build/runtime/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -m venv build/runtime
+	@build/runtime/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@echo "$(CURDIR)" > "$$(build/runtime/bin/python -c 'import site; print(site.getsitepackages()[0])')/simplepro.pth"
+	@touch $@
+
+bench: setup system build/runtime/.installed ## CPU a request beside nginx, Envoy and others: ONLY=proxy,envoy CONNECTIONS=64,1000 SECONDS=10
 	@$(BIN)/python -m tests.bench --only "$(ONLY)" --connections "$(or $(CONNECTIONS),64$(COMMA)1000)" \
 		--seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),10)"
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import secrets
+import socket
 import sys
 from pathlib import Path
 
@@ -60,14 +62,29 @@ def run(path: Path, log_level: str) -> None:
     try:
         status = uvloop.run(serve(policy))
     except OSError as error:
-        listen, admin = (f"{host}:{port}" for host, port in (policy.listener.address, policy.admin.address))
-        click.echo(
-            f"can't listen on {listen} (admin {admin}): {error.strerror or error}. "
-            f"End what holds the port, or choose another: PROXY_PORT, ADMIN_PORT",
-            err=True,
-        )
+        click.echo(_cannot_listen(policy, error), err=True)
         status = 1
     sys.exit(status)
+
+
+def _cannot_listen(policy: Policy, error: OSError) -> str:
+    """Which of the two addresses it is, and how to mend it."""
+    places = (("", policy.listener.address, "PROXY_PORT"), ("the admin's ", policy.admin.address, "ADMIN_PORT"))
+    for what, (host, port), variable in places:
+        try:
+            family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        except OSError:
+            return f"{what}address {host} does not resolve. Write an address of this machine"
+        with socket.socket(family, kind, number) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(address)
+            except OSError as reason:
+                told = f"can't listen on {what}{host}:{port}: {reason.strerror}"
+                if reason.errno == errno.EADDRINUSE:
+                    return f"{told}. End what holds the port, or choose another: {variable}={port + 1}"
+                return f"{told}. Write an address of this machine, and a port that this user may have"
+    return f"can't start: {error.strerror or error}"
 
 
 @main.command()

@@ -8,7 +8,31 @@ from enum import Enum
 from proxy.exchange import Exchange, Payload, Response, Verdict
 from proxy.rejection import Rejection
 
-Wait = Awaitable[None] | None
+
+class Deferred:
+    """What a request hook waits for where a future would cost more than the hook: its end is told by one call."""
+
+    __slots__ = ("_then", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._then: Callable[[Deferred, Exception | None], None] | None = None
+
+    def then(self, told: Callable[[Deferred, Exception | None], None]) -> None:
+        """Who is told; before it ends, which is never within the hook itself."""
+        self._then = told
+
+    def end(self, error: Exception | None = None) -> None:
+        if not self.done and self._then is not None:
+            self.done = True
+            self._then(self, error)
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        self.done = True
+
+
+Wait = Awaitable[None] | Deferred | None
 OnVerdict = Callable[[Exchange, Verdict], None]
 
 
@@ -60,10 +84,10 @@ class Filter:
     def on_request(self, exchange: Exchange) -> Wait:
         """The head of an HTTP request, or a WebSocket handshake, before anything is sent to the upstream."""
 
-    def on_client_payload(self, exchange: Exchange, payload: Payload) -> Wait:
+    def on_client_payload(self, exchange: Exchange, payload: Payload) -> Awaitable[None] | None:
         """The whole request body."""
 
-    def on_upstream_payload(self, exchange: Exchange, payload: Payload) -> Wait:
+    def on_upstream_payload(self, exchange: Exchange, payload: Payload) -> Awaitable[None] | None:
         """The whole response body."""
 
     def on_response(self, exchange: Exchange, response: Response) -> None:

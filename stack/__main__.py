@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -123,6 +124,25 @@ def say(text: str) -> None:
     click.echo(f"{'stack':>7} | {text}")
 
 
+async def reachable(variable: str, url: str, default: int) -> None:
+    """Raises Unusable where nobody listens at a server of one's own."""
+    hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+    if url.startswith(("unix:", "mongodb+srv:")):
+        return
+    for text in hosts:
+        host, _, port = text.rpartition(":") if ":" in text else (text, "", str(default))
+        try:
+            async with asyncio.timeout(3):
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            writer.close()
+            return
+        except (OSError, TimeoutError, ValueError):
+            continue
+    raise Unusable(
+        f"{variable}: nobody answers at {', '.join(hosts)}. Start it, or leave {variable} out to have one here"
+    )
+
+
 async def seeded(stack: Stack) -> None:
     """Something to look at, where the database is empty and this is no production."""
     app = next(one.spec for one in stack.processes if one.spec.name == "app")
@@ -182,7 +202,11 @@ async def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     at = ports(os.environ)
-    stack = Stack(plan(at, os.environ))
+    specs = plan(at, os.environ)
+    for variable, default in (("REDIS_URL", 6379), ("MONGODB_URI", 27017)):
+        if url := os.environ.get(variable):
+            await reachable(variable, url, default)
+    stack = Stack(specs)
     stopped = asyncio.create_task(stop.wait())
     starting = asyncio.create_task(stack.start())
     try:

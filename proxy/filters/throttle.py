@@ -15,7 +15,7 @@ from hashlib import blake2b
 from math import ceil
 
 from proxy.exchange import Exchange, Response
-from proxy.filter import Filter, Rule
+from proxy.filter import Deferred, Filter, Rule
 from proxy.rejection import RateLimited
 from proxy.throttle.charge import Charge, Decision, Limiter, Outcome, Quota
 from proxy.throttle.heavy import HeavyKeys
@@ -23,7 +23,6 @@ from proxy.throttle.heavy import HeavyKeys
 MAX_KNOWN = 10_000
 MAX_COST = 1_000
 KeyPart = Callable[[Exchange], bytes | None]
-Wait = asyncio.Future[None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +135,7 @@ class Throttle(Filter):
         self._told: dict[Quota, tuple[bytes, bytes]] = {}
         self.usage: defaultdict[str, Usage] = defaultdict(lambda: Usage(heavy=HeavyKeys(window)))
 
-    def on_request(self, exchange: Exchange) -> Wait:
+    def on_request(self, exchange: Exchange) -> Deferred | None:
         limits: list[Limit] = []
         charges: list[Charge] = []
         for limit in self._limits:
@@ -147,27 +146,27 @@ class Throttle(Filter):
         if not charges:
             return None
         exchange.throttled = state = Throttled(limits, charges, self._reservation(charges))
-        waiting: Wait = None
+        waiting: Deferred | None = None
 
         def decided(decision: Decision) -> None:
             state.decision = decision
             if waiting is None:
                 return
-            if waiting.done():
+            if waiting.done:
                 self._forget(state)
                 return
             try:
                 self._judge(exchange, state)
             except RateLimited as refusal:
-                waiting.set_exception(refusal)
+                waiting.end(refusal)
             else:
-                waiting.set_result(None)
+                waiting.end()
 
         self._limiter.decide(charges, state.reservation, decided)
         if state.decision is not None:
             self._judge(exchange, state)
             return None
-        waiting = self._loop.create_future()
+        waiting = Deferred()
         return waiting
 
     def _reservation(self, charges: list[Charge]) -> str:

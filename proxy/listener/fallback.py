@@ -96,6 +96,28 @@ class StaleStore:
         return Response(kept.status, REASONS[kept.status], Headers(pairs), body=kept.body, own=True)
 
 
+class Keeper:
+    """Collects one answer as it passes, for the store; lets go of one that is too large."""
+
+    __slots__ = ("_exchange", "_pairs", "_pieces", "_size", "_store")
+
+    def __init__(self, store: StaleStore, exchange: Exchange, pairs: list[Pair]) -> None:
+        self._store = store
+        self._exchange = exchange
+        self._pairs = pairs
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes, ended: bool) -> None:
+        self._size += len(data)
+        if self._size > self._store.max_body:
+            self._pieces.clear()
+            return
+        self._pieces.append(data)
+        if ended:
+            self._store.keep(self._exchange, 200, self._pairs, b"".join(self._pieces))
+
+
 @dataclass(frozen=True, slots=True)
 class Fallback:
     """`kinds` are reasons of rejections, and statuses, that it stands in for; tried in this order."""
@@ -105,6 +127,12 @@ class Fallback:
     stale: StaleStore | None = None
     answer: tuple[int, bytes, bytes] | None = None
     """Status, media type, body."""
+
+    def keeper(self, exchange: Exchange, response: Response) -> Keeper | None:
+        """Who keeps this answer, where it is one to keep; its fields as they are before any policy changes them."""
+        if self.stale is None or not self.stale.keeps(exchange, response):
+            return None
+        return Keeper(self.stale, exchange, list(response.headers.pairs))
 
     def response(self, exchange: Exchange) -> tuple[str, Response] | None:
         """What it is, and the answer; None where there is none."""

@@ -12,97 +12,45 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from proxy.exchange import Answered, Exchange, Payload, Response
-from proxy.forwarding import request_head
+from proxy.filter import Deferred
 from proxy.headers import Headers
 from proxy.http1.framing import CHUNKED, NO_BODY
-from proxy.listener.answer import AnswerWriter
-from proxy.listener.hedge import Hedge
+from proxy.listener.attempts import Attempts
+from proxy.listener.fallback import Keeper
 from proxy.listener.rescue import refusal
 from proxy.listener.tunnel import Tunnel, accepts
-from proxy.listener.upload import Upload
 from proxy.rejection import (
     BodyTooLarge,
-    DeadlineExceeded,
     InternalError,
     InvalidUpstreamResponse,
     Rejection,
     SlowClient,
-    UpstreamBusy,
     UpstreamTimeout,
 )
-from proxy.upstream.retry import IDEMPOTENT, repeatable
+from proxy.upstream.retry import repeatable
 
 if TYPE_CHECKING:
     from proxy.headers import Pair
     from proxy.listener.http1 import Downstream
     from proxy.routing import Route
-    from proxy.upstream.attempt import Attempt
-    from proxy.upstream.cluster import Cluster, Endpoint
-    from proxy.upstream.connection import Receiver, UpstreamConnection
 
 log = logging.getLogger(__name__)
 
-MAX_STALE_RETRIES = 3
-LEAST_SECONDS = 0.005
-"""What can't have that long is not begun."""
-PRECISE_SECONDS = 2.0
-"""Deadlines nearer than this have a timer; the listener's sweep is good enough for others."""
 
-
-class Forwarder:
-    __slots__ = (
-        "_answer",
-        "_attempt",
-        "_buffered",
-        "_client",
-        "_cluster",
-        "_failed",
-        "_hedge",
-        "_kept",
-        "_kept_pairs",
-        "_loop",
-        "_response_body",
-        "_response_head",
-        "_retrying",
-        "_route",
-        "_stale_retries",
-        "_task",
-        "_timers",
-        "_tried_at",
-        "_tries",
-        "_tunnel",
-        "_upstream",
-        "_upstream_at",
-        "exchange",
-        "upload",
-    )  # fmt: skip
+class Forwarder(Attempts):
+    __slots__ = ("_buffered", "_keeper", "_response_body", "_response_head", "_task", "_tunnel")
 
     def __init__(self, client: Downstream, loop: asyncio.AbstractEventLoop) -> None:
-        self._client = client
-        self._loop = loop
-        self._answer = AnswerWriter(client)
-        self._task: asyncio.Future[None] | None = None
-        self._timers: list[asyncio.TimerHandle] = []
-        self._failed: list[Endpoint] = []
+        super().__init__(client, loop)
+        self._task: asyncio.Future[None] | Deferred | None = None
         self._response_body: list[bytes] = []
-        self._kept: list[bytes] | None = None
-        self._kept_pairs: list[Pair] = []
-        self._hedge: Hedge | None = None
-        self.exchange: Exchange | None = None
-        self.upload = Upload(client)
+        self._keeper: Keeper | None = None
 
     # the request
 
     def begin(self, exchange: Exchange, route: Route, length: int, *, expects: bool) -> None:
-        self.exchange = exchange
-        self._route = route
-        self._cluster: Cluster | None = None
-        self._attempt: Attempt | None = None
-        self._upstream: UpstreamConnection | None = None
+        self._begin_attempts(exchange, route)
         self._tunnel: Tunnel | None = None
-        self._tries = self._stale_retries = 0
-        self._retrying = False
-        self._tried_at = self._upstream_at = exchange.started
         self._response_head: Response | None = None
         self._buffered = 0
         exchange.deadline = exchange.started + route.limits.request
@@ -131,23 +79,33 @@ class Forwarder:
         else:
             if waiting is None:
                 self._admitted()
+            elif isinstance(waiting, Deferred):
+                self._task = waiting
+                waiting.then(self._on_ended)
             else:
                 self._task = future = asyncio.ensure_future(waiting)
                 future.add_done_callback(self._on_waited)
 
     def _on_waited(self, future: asyncio.Future[None]) -> None:
-        """What a request hook waited for is there; the others come after it."""
-        if future.cancelled() or self._task is not future:
+        """What a request hook waited for is there."""
+        if not future.cancelled():
+            self._on_ended(future, future.exception())
+
+    def _on_ended(self, waited: object, error: BaseException | None) -> None:
+        """The other hooks come after the one that waited; whoever calls is not to suffer from what they do."""
+        if self._task is not waited:
             return
         self._task = None
-        outcome = future.exception()
         exchange = self._current()
-        if outcome is None:
-            self._run_policies(exchange, exchange.begun)
-        elif isinstance(outcome, Rejection | Answered):
-            self._conclude(outcome)
-        else:
-            self._defect(outcome)
+        try:
+            if error is None:
+                self._run_policies(exchange, exchange.begun)
+            elif isinstance(error, Rejection | Answered):
+                self._conclude(error)
+            else:
+                self._defect(error)
+        except Exception:
+            self._defect()
 
     def _spawn(self, waiting: Awaitable[None], then: Callable[[], None]) -> None:
         self._task = self._loop.create_task(self._wait(waiting, then), name="policies")
@@ -204,127 +162,6 @@ class Forwarder:
 
     # attempts
 
-    def _enter(self, cluster: Cluster | None = None) -> None:
-        """Take a place among the cluster's requests, and make the first attempt."""
-        exchange, route = self._current(), self._route
-        cluster = cluster or route.cluster
-        now = self._loop.time()
-        left = exchange.deadline - now
-        try:
-            if left < LEAST_SECONDS or (cluster.adaptive is not None and left < cluster.least_seconds):
-                raise DeadlineExceeded("no answer can be had in the time that is left", rule="timeouts.request")
-            cluster.enter(route.priority)
-        except Rejection as rejection:
-            self._conclude(rejection)
-            return
-        self._cluster = cluster
-        exchange.cluster = cluster
-        if left < PRECISE_SECONDS:
-            self._timers.append(self._loop.call_at(exchange.deadline, self._check_now))
-        self._try(cluster, now)
-
-    def _try(self, cluster: Cluster, now: float, *, fresh: bool = False) -> None:
-        exchange = self._current()
-        self._tries += not fresh
-        self._tried_at = now
-        try:
-            self._attempt = attempt = cluster.attempt(self._failed)
-            endpoint = attempt.endpoint
-            exchange.endpoint = endpoint.address
-            connection = endpoint.pool.acquire(self, fresh=fresh)
-        except Rejection as rejection:
-            self._conclude(rejection)
-            return
-        if connection is not None:
-            self._send(exchange, connection, now)
-
-    def on_connection(self, connection: UpstreamConnection) -> None:
-        self._send(self._current(), connection, self._loop.time())
-
-    def _send(self, exchange: Exchange, connection: UpstreamConnection, now: float) -> None:
-        limits, cluster, upload = self._route.limits, self._cluster, self.upload
-        self._upstream = connection
-        self._tried_at = self._upstream_at = now
-        self.send_request(exchange, connection, self)
-        if upload.length != NO_BODY:
-            upload.attach(connection)
-        if limits.per_try < PRECISE_SECONDS:
-            self._timers.append(self._loop.call_later(limits.per_try, self._check_now))
-        if cluster is not None and cluster.spec.hedge_after and self._hedge is None:
-            self._timers.append(self._loop.call_later(cluster.spec.hedge_after, self._begin_hedge))
-
-    def send_request(self, exchange: Exchange, connection: UpstreamConnection, receiver: Receiver) -> None:
-        """The request's head, as it is for this attempt."""
-        extra = b""
-        if exchange.deadline_told or self._route.limits.tell_deadline:
-            extra = b"x-request-deadline: %d\r\n" % max(1, (exchange.deadline - self._loop.time()) * 1000)
-        head = request_head(exchange, self.upload.length, exchange.endpoint, extra)
-        connection.start(receiver, head, bodyless=exchange.method == b"HEAD", upgrade=exchange.websocket)
-
-    def send_copy(self, connection: UpstreamConnection, receiver: Receiver) -> None:
-        """The whole request once more, for another to get the answer."""
-        self.send_request(self._current(), connection, receiver)
-        self.upload.copy_to(connection)
-
-    def on_no_connection(self, rejection: Rejection) -> None:
-        if not isinstance(rejection, UpstreamBusy):
-            self._attempt_failed("connect")
-            if self._again("connect"):
-                return
-        self._conclude(rejection)
-
-    def _attempt_failed(self, kind: str) -> None:
-        if self._attempt is not None:
-            self._attempt.failed(kind)
-
-    def _again(self, kind: str, retry_after: bytes | None = None) -> bool:
-        """Begin another attempt, where the terms and the budget allow one after `kind`."""
-        exchange, cluster, attempt = self._current(), self._cluster, self._attempt
-        if cluster is None or attempt is None or self._answer.begun:
-            return False
-        terms = cluster.retry
-        wanted = kind in terms.kinds or (kind.isdigit() and int(kind) in terms.statuses)
-        if not wanted or self._tries >= terms.attempts or not self.upload.replayable or self.upload.expects:
-            return False
-        if kind != "connect" and not repeatable(exchange):
-            return False
-        pause = terms.pause(self._tries, retry_after)
-        if pause is None or self._loop.time() + pause + LEAST_SECONDS > exchange.deadline:
-            return False
-        if self._retrying:
-            cluster.budget.give_back()
-            self._retrying = False
-        if not cluster.may_retry():
-            return False
-        self._retrying = True
-        cluster.stats.retries[kind] += 1
-        self._failed.append(attempt.endpoint)
-        self._drop_attempt()
-        self._tried_at = self._loop.time() + pause
-        self._timers.append(self._loop.call_later(pause, self._retry))
-        return True
-
-    def _retry(self) -> None:
-        if self.exchange is not None and self._attempt is None and self._cluster is not None:
-            self._try(self._cluster, self._loop.time())
-
-    def _drop_attempt(self) -> None:
-        """Give the attempt's endpoint and connection back; what it was sent or answered is of no use."""
-        if self._hedge is not None:
-            self._hedge.cancel()
-            self._hedge = None
-        upload = self.upload
-        if upload.length != NO_BODY:
-            upload.detach()
-        connection, self._upstream = self._upstream, None
-        attempt, self._attempt = self._attempt, None
-        if connection is not None:
-            connection.release(request_ended=upload.ended)
-        elif attempt is not None:
-            attempt.endpoint.pool.forget(self)
-        if attempt is not None:
-            attempt.end()
-
     def on_upstream_lost(self, rejection: Rejection) -> None:
         connection, self._upstream = self._upstream, None
         if self._tunnel is not None:
@@ -335,54 +172,6 @@ class Forwarder:
         self._attempt_failed("reset")
         if not self._again("reset"):
             self._conclude(rejection)
-
-    def _take_stale(self) -> bool:
-        """A kept-alive connection that the upstream had closed already: at once over a new one, and no failure."""
-        exchange = self._current()
-        if (
-            exchange.method not in IDEMPOTENT
-            or self.upload.length != NO_BODY
-            or self._stale_retries >= MAX_STALE_RETRIES
-        ):
-            return False
-        cluster = self._cluster
-        if cluster is None:
-            return False
-        self._stale_retries += 1
-        cluster.stats.retries["stale"] += 1
-        self._drop_attempt()
-        self._try(cluster, self._loop.time(), fresh=True)
-        return True
-
-    def _begin_hedge(self) -> None:
-        """The attempt takes long: make another beside it, where that does no harm and the budget has one."""
-        exchange, cluster, attempt = self.exchange, self._cluster, self._attempt
-        if exchange is None or cluster is None or attempt is None or self._answer.begun or self._hedge is not None:
-            return
-        upload = self.upload
-        usable = repeatable(exchange) and upload.ended and upload.replayable and not exchange.websocket
-        if not usable or self._upstream is None or self._retrying or not cluster.may_retry():
-            return
-        self._retrying = True
-        try:
-            second = cluster.attempt([*self._failed, attempt.endpoint])
-        except Rejection:
-            return
-        cluster.stats.hedges += 1
-        self._hedge = Hedge(self, second)
-        self._hedge.begin()
-
-    def on_hedge_won(self, attempt: Attempt, connection: UpstreamConnection) -> None:
-        """The second attempt has the answer: the first ends, saying nothing."""
-        self._hedge = None
-        if self._upstream is not None:
-            self._upstream.abandon()
-        self._drop_attempt()
-        self._attempt, self._upstream = attempt, connection
-        self._current().endpoint = attempt.endpoint.address
-
-    def on_hedge_lost(self) -> None:
-        self._hedge = None
 
     def on_upstream_writable(self, writable: bool) -> None:
         self._upstream_at = self.upload.progress_at = self._loop.time()
@@ -411,7 +200,7 @@ class Forwarder:
             return
         route = self._route
         if route.fallback is not None:
-            self._begin_keeping(exchange, response)
+            self._keeper = route.fallback.keeper(exchange, response)
         if route.chain.buffers_response and length != NO_BODY:
             self._response_head = response
             self.on_upstream_data(data, ended)
@@ -421,8 +210,8 @@ class Forwarder:
         except Exception:
             self._defect()
             return
-        if self._kept is not None:
-            self._keep(data, ended, response)
+        if self._keeper is not None:
+            self._keeper.feed(data, ended)
         if ended:
             trailers = self._trailers_of(ended) if length == CHUNKED else []
             self._answer.head(response, length, data, True, trailers)
@@ -466,27 +255,10 @@ class Forwarder:
         """Whether the request was not sent, or may be sent again."""
         return kind in ("breaker-open", "overloaded", "upstream-unavailable", "upstream-busy") or repeatable(exchange)
 
-    def _begin_keeping(self, exchange: Exchange, response: Response) -> None:
-        fallback = self._route.fallback
-        if fallback is not None and fallback.stale is not None and fallback.stale.keeps(exchange, response):
-            self._kept = []
-            self._kept_pairs = list(response.headers.pairs)
-
-    def _keep(self, data: bytes, ended: bool, response: Response | None = None) -> None:
-        kept, fallback = self._kept, self._route.fallback
-        if kept is None or fallback is None or fallback.stale is None:
-            return
-        kept.append(data)
-        if sum(map(len, kept)) > fallback.stale.max_body:
-            self._kept = None
-        elif ended:
-            self._kept = None
-            fallback.stale.keep(self._current(), 200, self._kept_pairs, b"".join(kept))
-
     def on_upstream_data(self, data: bytes, ended: bool) -> None:
         self._upstream_at = self._loop.time()
-        if self._kept is not None:
-            self._keep(data, ended)
+        if self._keeper is not None:
+            self._keeper.feed(data, ended)
         if self._response_head is not None:
             self._collect_response(data, ended)
             return
@@ -576,10 +348,6 @@ class Forwarder:
 
     # the end
 
-    def _check_now(self) -> None:
-        if self.exchange is not None:
-            self.check(self._loop.time())
-
     def check(self, now: float) -> None:
         """Called by the listener's sweep while an exchange runs: is any of its time limits over?"""
         exchange, limits, client = self._current(), self._route.limits, self._client
@@ -658,20 +426,6 @@ class Forwarder:
         log.error("the exchange failed", exc_info=error or True, extra={"request_id": exchange.request_id.decode()})
         self._conclude(InternalError("the proxy failed on this request"))
 
-    def _leave_cluster(self) -> None:
-        """Give back the attempt, the retry and the place among the cluster's requests."""
-        self._drop_attempt()
-        cluster, self._cluster = self._cluster, None
-        if cluster is not None:
-            cluster.running -= 1
-            if self._retrying:
-                self._retrying = False
-                cluster.budget.give_back()
-        if self._timers:
-            for timer in self._timers:
-                timer.cancel()
-            self._timers.clear()
-
     def _finish(self, *, clean: bool) -> None:
         """Give everything back; `clean` where the client's message ended as it should."""
         exchange = self._current()
@@ -704,11 +458,5 @@ class Forwarder:
             self._failed = []
         if self._buffered:
             self._response_body = []
-        self._kept = None
+        self._keeper = None
         self._client.on_exchange_end(exchange, clean=clean, keep_alive=self._answer.keep_alive)
-
-    def _current(self) -> Exchange:
-        exchange = self.exchange
-        if exchange is None:
-            raise RuntimeError("no exchange runs")
-        return exchange

@@ -8,7 +8,7 @@ from proxy.exchange import Response
 from proxy.rejection import Rejection
 
 if TYPE_CHECKING:
-    from proxy.listener.forward import Forwarder
+    from proxy.listener.attempts import Attempts
     from proxy.upstream.attempt import Attempt
     from proxy.upstream.connection import UpstreamConnection
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Hedge:
     """Waiter and Receiver until its answer's head is there; then the Forwarder takes its place."""
 
-    def __init__(self, forwarder: Forwarder, attempt: Attempt) -> None:
+    def __init__(self, forwarder: Attempts, attempt: Attempt) -> None:
         self._forwarder = forwarder
         self.attempt = attempt
         self.connection: UpstreamConnection | None = None

@@ -22,6 +22,8 @@ MAX_INFORMATIONAL = 8
 class Receiver(Protocol):
     """Who gets an answer, piece by piece; all calls come from the event loop, in this order."""
 
+    __slots__ = ()
+
     def on_informational(self, response: Response) -> None: ...
 
     def on_upstream_head(self, response: Response, length: int, data: bytes, ended: bool) -> None: ...

