@@ -13,7 +13,9 @@ from typing import Any
 from bson import ObjectId
 from pymongo import DESCENDING, IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import DuplicateKeyError
+from pymongo.read_preferences import SecondaryPreferred
 
 from upstream_app.mongo import MAX_TIME_MS, Database, Document
 from upstream_app.web.lists import Page
@@ -69,6 +71,11 @@ class Collection:
         self._hidden = frozenset({"_id", *hidden})
         self._projection = dict.fromkeys(hidden, 0)
         self._derive = derive
+
+    @property
+    def lagging(self) -> AsyncCollection[Document]:
+        """For sums and counts, which may be a moment old: a secondary's, where there is one."""
+        return self.raw.with_options(read_preference=SecondaryPreferred())
 
     async def prepare(self) -> None:
         """Create what is missing of collection and indexes."""

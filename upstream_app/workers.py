@@ -50,11 +50,13 @@ async def _keep_running(number: int, stopping: asyncio.Event, grace: float) -> i
 
 
 async def _stop(process: asyncio.subprocess.Process, ended: asyncio.Task[int], grace: float) -> int:
+    """A worker that was still starting dies of the signal itself, and has nothing to finish."""
     if process.returncode is None:
         process.terminate()
     try:
         async with asyncio.timeout(grace):
-            return await ended
+            status = await ended
+        return 0 if status == -signal.SIGTERM else status
     except TimeoutError:
         process.kill()
         await process.wait()

@@ -113,8 +113,8 @@ class Attempts(Waiter, Receiver):
             upload.attach(connection)
         if limits.per_try < PRECISE_SECONDS:
             self._timers.append(self._loop.call_later(limits.per_try, self._check_now))
-        if cluster is not None and cluster.spec.hedge_after and self._hedge is None:
-            self._timers.append(self._loop.call_later(cluster.spec.hedge_after, self._begin_hedge))
+        if cluster is not None and cluster.hedge_after and self._hedge is None:
+            self._timers.append(self._loop.call_later(cluster.hedge_after, self._begin_hedge))
 
     def send_request(self, exchange: Exchange, connection: UpstreamConnection, receiver: Receiver) -> None:
         """The request's head, as it is for this attempt."""

@@ -321,7 +321,7 @@ class RetryModel(Model):
     replay: Size = 64 * 1024
     budget: Share = 0.2
     floor: Annotated[int, Field(ge=0)] = 3
-    hedge_after: Duration | None = None
+    hedge_after: Literal["p50", "p90", "p95", "p99"] | Duration | None = None
 
 
 class OutlierModel(RuleModel):

@@ -26,6 +26,17 @@ class Histogram:
         self.buckets[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def quantile(self, share: float, least: int = 100) -> float:
+        """The bound under which that share lies; 0 while there are fewer than `least` observations."""
+        wanted, running = share * sum(self.buckets), 0
+        if sum(self.buckets) < least:
+            return 0.0
+        for bound, count in zip(self.bounds, self.buckets, strict=False):
+            running += count
+            if running >= wanted:
+                return bound
+        return self.bounds[-1]
+
     def cumulative(self) -> list[tuple[str, float]]:
         """Pairs of upper bound and count as Prometheus wants them."""
         rows, running = [], 0

@@ -113,6 +113,8 @@ class ClusterSpec:
     panic: float = 0.5
     slow_start: float = 0.0
     hedge_after: float = 0.0
+    hedge_share: float = 0.0
+    """Instead of so many seconds: what this share of answers were faster than."""
     shared_quorum: int = 0
     """Sidecars that have to agree before the breaker opens for all; 0 where each stands alone, -1 for most of them."""
 
@@ -147,6 +149,8 @@ class Cluster:
         self.watches = bool(self.outlier or self.adaptive or self.admission)
         self.learns = self.watches or bool(self.breaker)
         """Whether anybody wants to know what attempts come to."""
+        self.hedge_after = spec.hedge_after
+        """Seconds after which a second attempt is made beside the first; 0 for none."""
         self.running = 0
         self.ticks: list[Callable[[], None]] = []
         """Called with each sweep of the listener."""
@@ -266,6 +270,8 @@ class Cluster:
             endpoint.pool.sweep(now)
         if self.outlier is not None:
             self.outlier.sweep(now)
+        if self.spec.hedge_share:
+            self.hedge_after = self.stats.durations.quantile(self.spec.hedge_share)
         for tick in self.ticks:
             tick()
 

@@ -29,10 +29,10 @@ class CustomerStore(Collection):
 
     async def stats(self) -> Document:
         """How many there are by status, type and source."""
-        told: Document = {"total": await self.raw.count_documents({}, maxTimeMS=MAX_TIME_MS)}
+        told: Document = {"total": await self.lagging.count_documents({}, maxTimeMS=MAX_TIME_MS)}
         for field in ("status", "type", "source"):
             stages = [{"$group": {"_id": f"${field}", "count": {"$sum": 1}}}]
-            cursor = await self.raw.aggregate(stages, maxTimeMS=MAX_TIME_MS)
+            cursor = await self.lagging.aggregate(stages, maxTimeMS=MAX_TIME_MS)
             told[f"by{field.capitalize()}"] = {row["_id"]: row["count"] for row in await cursor.to_list(50)}
         return told
 

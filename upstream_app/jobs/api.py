@@ -93,10 +93,10 @@ class JobApi:
 
     async def stats(self, call: Call) -> web.Response:
         async def load() -> Document:
-            told: Document = {"total": await self._store.raw.count_documents({}, maxTimeMS=MAX_TIME_MS)}
+            told: Document = {"total": await self._store.lagging.count_documents({}, maxTimeMS=MAX_TIME_MS)}
             for field in ("status", "service", "priority"):
                 stages = [{"$group": {"_id": f"${field}", "count": {"$sum": 1}}}]
-                rows = await (await self._store.raw.aggregate(stages, maxTimeMS=MAX_TIME_MS)).to_list(20)
+                rows = await (await self._store.lagging.aggregate(stages, maxTimeMS=MAX_TIME_MS)).to_list(20)
                 told[f"by{field.capitalize()}"] = {row["_id"]: row["count"] for row in rows}
             return told
 

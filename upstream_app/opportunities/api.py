@@ -60,7 +60,7 @@ class OpportunityApi:
 
     async def statistics(self, call: Call) -> web.Response:
         stages = [{"$group": {"_id": "$status", "count": {"$sum": 1}, "value": {"$sum": "$expectedCents"}}}]
-        cursor = await self._store.raw.aggregate(stages, maxTimeMS=MAX_TIME_MS)
+        cursor = await self._store.lagging.aggregate(stages, maxTimeMS=MAX_TIME_MS)
         rows = await cursor.to_list(20)
         by = {row["_id"]: {"count": row["count"], "expectedValue": row["value"] / 100} for row in rows}
         won, lost = (by.get(state, {"count": 0})["count"] for state in ("won", "lost"))

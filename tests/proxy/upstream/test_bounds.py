@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.listener.overload import CALM, OVERLOADED, STRAINED, OverloadGuard, OverloadTerms
+from proxy.telemetry.stats import Histogram
 from proxy.upstream.adaptive import AdaptiveLimit, AdaptiveTerms
 from proxy.upstream.retry import RetryBudget, RetryTerms
 
@@ -64,6 +65,16 @@ def test_backoff_grows_to_its_cap_and_heeds_retry_after() -> None:
     assert terms.pause(1, b"1", lambda: 1.0) == 1
     assert terms.pause(1, b"3", lambda: 1.0) is None
     assert terms.pause(1, b"Wed, 21 Oct 2026 07:28:00 GMT", lambda: 1.0) == 0.025
+
+
+def test_a_quantile_is_the_bound_under_which_the_share_lies() -> None:
+    seen = Histogram((0.01, 0.1, 1.0))
+    for _ in range(95):
+        seen.observe(0.05)
+    assert seen.quantile(0.5) == 0
+    for _ in range(5):
+        seen.observe(5.0)
+    assert (seen.quantile(0.5), seen.quantile(0.95), seen.quantile(0.99)) == (0.1, 0.1, 1.0)
 
 
 def test_the_guard_strains_before_it_refuses_and_calms_down() -> None:
