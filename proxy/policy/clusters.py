@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 from breaker import Consecutive, ErrorRate, OpenTime, Settings, SlowRate
 from proxy.listener.fallback import Fallback, StaleStore
-from proxy.policy.model import BreakerModel, ClusterModel, FallbackModel, RetryModel
+from proxy.policy.models.clusters import BreakerModel, ClusterModel, RetryModel
+from proxy.policy.models.routes import FallbackModel
 from proxy.upstream.adaptive import AdaptiveTerms
 from proxy.upstream.admission import AdmissionTerms
 from proxy.upstream.cluster import Cluster, ClusterSpec

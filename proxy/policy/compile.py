@@ -27,7 +27,10 @@ from proxy.fleet.board import Board
 from proxy.policy.clusters import cluster_spec, fallback_of
 from proxy.policy.helmet import header_set
 from proxy.policy.limits import api_keys_of, limit_of, tokens_of
-from proxy.policy.model import BansModel, MatchModel, Policy, PolicySet, RouteModel, RuleModel
+from proxy.policy.model import Policy, PolicySet
+from proxy.policy.models.base import RuleModel
+from proxy.policy.models.limits import BansModel
+from proxy.policy.models.routes import MatchModel, RouteModel
 from proxy.routing import Matcher, Route, RouteLimits, RouteTable
 from proxy.telemetry.stats import RouteStats
 from proxy.throttle.charge import Limiter, Quota, Strategy

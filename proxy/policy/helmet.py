@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.filters.security_headers import HeaderSet
 from proxy.headers import Pair
-from proxy.policy.model import SecurityHeadersModel
+from proxy.policy.models.headers import SecurityHeadersModel
 
 HELMET: dict[str, str] = {
     "cross-origin-opener-policy": "same-origin",

@@ -15,7 +15,8 @@ from proxy.filter import Mode, OnVerdict, Rule
 from proxy.filters.identity import ApiKeys, KeyRing, Tokens
 from proxy.filters.throttle import KeyPart, Limit
 from proxy.headers import Headers
-from proxy.policy.model import ApiKeysModel, CostModel, ExemptModel, JwtModel, LimitMatchModel, LimitModel
+from proxy.policy.models.identity import ApiKeysModel, JwtModel
+from proxy.policy.models.limits import CostModel, ExemptModel, LimitMatchModel, LimitModel
 from proxy.throttle.charge import Quota, Strategy
 
 STRATEGIES = {

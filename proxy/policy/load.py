@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from proxy.policy.document import Document, Path_, dotted, read
 from proxy.policy.findings import Finding, PolicyError
 from proxy.policy.limits import tokens_of
-from proxy.policy.model import LimitModel, Policy
+from proxy.policy.model import Policy
+from proxy.policy.models.limits import LimitModel
 from proxy.policy.switches import apply
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from proxy.policy.model import Policy, PolicySet, RuleModel
+from proxy.policy.model import Policy, PolicySet
+from proxy.policy.models.base import RuleModel
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.policy.model import ClusterModel
+from proxy.policy.models.clusters import ClusterModel
 from proxy.upstream.cluster import Cluster, ClusterSpec
 from proxy.upstream.pool import PoolLimits
 from tests.conftest import Start

@@ -1,0 +1,103 @@
+"""Redis, and who asks: tokens and API keys."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+
+from proxy.policy.models.base import _REDIS_URL, Model, Name, RuleModel
+from proxy.policy.values import Address, Duration, Secret, Span, listed
+
+
+class SentinelModel(Model):
+    """The Sentinels that know where `master` is; the URL then says user, password, TLS and database."""
+
+    master: str
+    nodes: Annotated[list[Address], BeforeValidator(listed), Field(min_length=1)]
+    password: Secret | None = None
+
+
+class RedisModel(Model):
+    """Where shared state lives. `timeout` is what a request waits at most; `prefix` keeps deployments apart.
+
+    Of a `cluster`, `nodes` are some that are asked for the others; `url` then only says user, password and TLS, and is
+    the one node asked where `nodes` is empty.
+    """
+
+    url: Secret
+    cluster: bool = False
+    nodes: Annotated[list[Address], BeforeValidator(listed)] = []
+    sentinel: SentinelModel | None = None
+    timeout: Duration = 0.02
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")] = "simplepro"
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: SecretStr) -> SecretStr:
+        if not _REDIS_URL.fullmatch(value.get_secret_value()):
+            raise ValueError("not a Redis URL. Write redis[s]://[user:password@]host[:port][/database]")
+        return value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> RedisModel:
+        if self.cluster and self.sentinel is not None:
+            raise ValueError("a Cluster finds its masters by itself. Write cluster or sentinel, not both")
+        return self
+
+
+class JwtModel(RuleModel):
+    """Bearer tokens that are verified here: by `secret` (HMAC), or by public keys, of `keys_file` (JWKS or PEM) or of
+    `keys_url` (JWKS), which is asked again every `refresh` and when a token names another key.
+
+    `revoked: redis` refuses tokens that the board of that name revokes by `jti:`, `session:` or `user:`.
+    """
+
+    secret: Secret | None = None
+    keys_file: str | None = None
+    keys_url: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")] | None = None
+    refresh: Span = 300.0
+    revoked: Literal["redis", "off"] = "redis"
+    algorithms: Annotated[list[Literal["HS256", "RS256", "ES256", "EdDSA"]], Field(min_length=1)] = ["HS256"]
+    issuer: str = ""
+    audience: str = ""
+    skew: Duration = 10.0
+    user_claim: str = "sub"
+    required: bool = False
+
+    @model_validator(mode="after")
+    def _keys(self) -> JwtModel:
+        if [self.secret, self.keys_file, self.keys_url].count(None) != 2:
+            raise ValueError("tokens are verified by secret, keys_file or keys_url. Give one of them")
+        symmetric = "HS256" in self.algorithms
+        if symmetric != (self.secret is not None) or (symmetric and len(self.algorithms) > 1):
+            raise ValueError("HS256 goes with secret and alone; RS256, ES256 and EdDSA go with keys_file or keys_url")
+        if self.secret is not None and len(self.secret.get_secret_value()) < 32:
+            raise ValueError("a secret of HS256 has at least 32 characters (RFC 7518 section 3.2)")
+        return self
+
+
+class ApiKeyModel(Model):
+    """A key by its SHA-256 digest (`simplepro-proxy hash-key` makes both), and claims as a token would have them."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    claims: dict[str, str] = {}
+
+
+class ApiKeysModel(RuleModel):
+    """API keys by the name that limits, logs and statistics know them by."""
+
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,60}$")] = "x-api-key"
+    keys: Annotated[dict[Name, ApiKeyModel], Field(min_length=1)]
+    required: bool = False
+
+
+class IdentityModel(Model):
+    jwt: JwtModel | None = None
+    api_keys: ApiKeysModel | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> IdentityModel:
+        if self.jwt is None and self.api_keys is None:
+            raise ValueError("nobody can be known by this. Give jwt, api_keys, or both")
+        return self

@@ -1,0 +1,76 @@
+"""The listener and the admin: addresses, times, bounds, and how what is ambiguous is read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from proxy.policy.models.base import Model
+from proxy.policy.values import Address, Duration, Secret, Share, Size, Span
+
+
+class TimeoutsModel(Model):
+    """How long a client may take. `min_body_rate` is bytes a second over each `body_progress`."""
+
+    head: Duration = 10.0
+    idle: Duration = 60.0
+    body_progress: Duration = 15.0
+    min_body_rate: Size = 240
+    write_stall: Duration = 60.0
+
+
+class BoundsModel(Model):
+    head: Size = 64 * 1024
+    fields: Annotated[int, Field(ge=8, le=1000)] = 100
+    pipelined: Size = 64 * 1024
+    connections: Annotated[int, Field(ge=1)] = 32768
+    connections_per_client: Annotated[int, Field(ge=1)] = 16384
+    connection_rate: Annotated[int, Field(ge=1)] = 16384
+    backlog: Annotated[int, Field(ge=1)] = 4096
+
+
+class HttpModel(Model):
+    """How what can be read in two ways is read; the default refuses."""
+
+    dot_segments: Literal["refuse", "resolve"] = "refuse"
+    duplicate_slashes: Literal["refuse", "merge", "keep"] = "refuse"
+    encoded_slash: Literal["refuse", "keep", "decode"] = "refuse"
+    backslash: Literal["refuse", "keep", "slash"] = "refuse"
+    encoded_controls: Literal["refuse", "keep"] = "refuse"
+    invalid_utf8: Literal["refuse", "keep"] = "refuse"
+    absolute_form: Literal["accept", "refuse"] = "accept"
+    underscored_headers: Literal["refuse", "drop", "allow"] = "refuse"
+
+
+class OverloadModel(Model):
+    """Past `relief` of either bound connections are not kept alive; past it only critical routes are served.
+
+    `memory` is the process's own, by default nine tenths of its control group's limit, where it has one; `loop_lag` how
+    late the event loop wakes.
+    """
+
+    memory: Size | None = None
+    loop_lag: Span = 2.0
+    relief: Share = 0.8
+
+
+class ListenerModel(Model):
+    address: Address
+    timeouts: TimeoutsModel = TimeoutsModel()
+    bounds: BoundsModel = BoundsModel()
+    http: HttpModel = HttpModel()
+    overload: OverloadModel = OverloadModel()
+    drain: Duration = 30.0
+
+
+class AdminModel(Model):
+    """`token` is needed where the address is not loopback; write it as `${NAME}` or `${file:PATH}`."""
+
+    address: Address
+    token: Secret | None = None
+
+
+class AccessLogModel(Model):
+    enabled: bool = True
+    sample: Annotated[float, Field(ge=0, le=1)] = 1.0
