@@ -162,6 +162,8 @@ class Downstream(asyncio.Protocol):
         self._blocked_since = 0.0
         if self._forward.exchange is not None:
             self._forward.on_client_writable(True)
+        elif self._state == BUSY:
+            self._next()
 
     # requests
 
@@ -394,7 +396,11 @@ class Downstream(asyncio.Protocol):
             self._next()
 
     def _next(self) -> None:
-        """Ready for the next request; it may be waiting already."""
+        """Ready for the next request, which may be waiting already; not before the client takes its answers."""
+        if self._blocked_since:
+            self._state = BUSY
+            self._wait_for_reader(self.timeouts.write_stall)
+            return
         self._state = HEAD
         self.deadline = self._loop.time() + self.timeouts.idle
         if self._backlog and not self._pumping:
@@ -476,7 +482,7 @@ class Downstream(asyncio.Protocol):
             self._close()
         elif self._state == DRAIN:
             self._linger()
-        elif self._state == LINGER and 0 < self._transport.get_write_buffer_size() < self._drained:
+        elif self._state in (BUSY, LINGER) and 0 < self._transport.get_write_buffer_size() < self._drained:
             self._wait_for_reader(0.0)
         else:
             self._transport.abort()
@@ -484,7 +490,8 @@ class Downstream(asyncio.Protocol):
     def close_if_idle(self) -> None:
         """Draining: a connection that waits for its next request ends."""
         self.may_keep_alive = False
-        if self._state == HEAD and not self._parser.begun:
+        waits = self._state == BUSY and self._forward.exchange is None
+        if waits or (self._state == HEAD and not self._parser.begun):
             self._close()
 
     def _reset(self) -> None:

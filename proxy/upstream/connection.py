@@ -48,7 +48,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_abandoned", "_body", "_bodyless", "_heads", "_informational", "_keep_alive", "_length", "_outbox",
-        "_receiver", "_tunnel", "_upgrade", "answered", "idle_since", "pool", "transport", "used", "writable", "write",
+        "_paused", "_receiver", "_tunnel", "_upgrade", "answered", "idle_since", "pool", "transport", "used",
+        "writable", "write",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -68,6 +69,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._upgrade = False
         self._tunnel = False
         self._informational = 0
+        self._paused = False
 
     # asyncio.Protocol
 
@@ -161,9 +163,11 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.write_eof()
 
     def pause_reading(self) -> None:
+        self._paused = True
         self.transport.pause_reading()
 
     def resume_reading(self) -> None:
+        self._paused = False
         self.transport.resume_reading()
 
     def release(self, *, request_ended: bool) -> None:
@@ -172,6 +176,8 @@ class UpstreamConnection(asyncio.Protocol):
         body = self._body
         answered = body is not None and body.ended and body.clean
         if answered and request_ended and self._keep_alive and not self._abandoned and not self.transport.is_closing():
+            if self._paused:
+                self.resume_reading()
             self.pool.on_released(self)
         else:
             self.pool.on_discarded(self)

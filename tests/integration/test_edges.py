@@ -138,6 +138,122 @@ async def test_an_answer_waits_upstream_where_its_client_does_not_read(
     sock.close()
 
 
+async def by_size(reader: Reader, writer: Writer) -> None:
+    """Answer with as many bytes as the path says."""
+    while True:
+        head, _ = await read_request(reader)
+        size = int(head.split(b" ", 2)[1][1:])
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+        await writer.drain()
+
+
+async def a_client_that_does_not_read(served: Served) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", served.proxy.listener.port))
+    async with asyncio.timeout(5):
+        while not served.proxy.listener.open_connections:
+            await asyncio.sleep(0)
+    (connection,) = served.proxy.listener._connections
+    connection._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return sock
+
+
+@pytest.mark.parametrize("size", [80_000, 110_000, 140_000, 180_000, 220_000])
+async def test_a_client_that_does_not_read_leaves_a_connection_that_the_next_can_use(
+    serve: Start, upstream: ScriptedUpstream, size: int
+) -> None:
+    upstream.script = by_size
+    served = await serve(upstream.port)
+    sock = await a_client_that_does_not_read(served)
+    await asyncio.get_running_loop().sock_sendall(sock, b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % size)
+    async with asyncio.timeout(5):
+        while not upstream.connections:
+            await asyncio.sleep(0.01)
+        for _ in range(20):
+            assert (await served.ask(b"GET /5 HTTP/1.1\r\nHost: a\r\n\r\n"))[0] == 200
+            await asyncio.sleep(0.005)
+    sock.close()
+
+
+async def test_no_pipelined_request_begins_before_its_client_reads(serve: Start, upstream: ScriptedUpstream) -> None:
+    begun = 0
+
+    async def counted(reader: Reader, writer: Writer) -> None:
+        nonlocal begun
+        while True:
+            await read_request(reader)
+            begun += 1
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 80000\r\n\r\n" + b"x" * 80_000)
+            await writer.drain()
+
+    upstream.script = counted
+    served = await serve(upstream.port)
+    sock = await a_client_that_does_not_read(served)
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(sock, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 20)
+    before = -1
+    async with asyncio.timeout(10):
+        while before != begun or not begun:
+            before = begun
+            await asyncio.sleep(0.2)
+    assert begun <= 3
+    size = 0
+    async with asyncio.timeout(20):
+        while size < 20 * 80_000:
+            size += len(await loop.sock_recv(sock, 65536))
+    sock.close()
+    assert begun == 20
+
+
+@pytest.mark.parametrize("before", [2, 3])
+async def test_an_answer_that_begins_while_its_client_does_not_read_waits_upstream(
+    serve: Start, upstream: ScriptedUpstream, before: int
+) -> None:
+    """Each needs a connection of its own: so it is not there yet when the client turns out not to read."""
+
+    async def closing(reader: Reader, writer: Writer) -> None:
+        head, _ = await read_request(reader)
+        size = int(head.split(b" ", 2)[1][1:])
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+        await writer.drain()
+
+    upstream.script = closing
+    served = await serve(upstream.port)
+    sock = await a_client_that_does_not_read(served)
+    (connection,) = served.proxy.listener._connections
+    small = b"GET /60000 HTTP/1.1\r\nHost: a\r\n\r\n"
+    large = b"GET /30000000 HTTP/1.1\r\nHost: a\r\n\r\n"
+    await asyncio.get_running_loop().sock_sendall(sock, small * before + large)
+    seen = -1
+    async with asyncio.timeout(10):
+        while seen != (size := connection._transport.get_write_buffer_size()) or not size:
+            seen = size
+            await asyncio.sleep(0.2)
+    assert size < 1_000_000
+    sock.close()
+
+
+async def test_draining_ends_a_connection_once_its_client_has_read(serve: Start, upstream: ScriptedUpstream) -> None:
+    upstream.script = by_size
+    served = await serve(upstream.port)
+    sock = await a_client_that_does_not_read(served)
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(sock, b"GET /80000 HTTP/1.1\r\nHost: a\r\n\r\n")
+    async with asyncio.timeout(5):
+        while not upstream.connections:
+            await asyncio.sleep(0.01)
+    await served.settled_upstream()
+    draining = asyncio.create_task(served.proxy.listener.drain(5.0))
+    size = 0
+    while data := await loop.sock_recv(sock, 65536):
+        size += len(data)
+    sock.close()
+    assert size > 80_000
+    assert await draining
+
+
 async def test_http_10_is_told_by_a_reset_that_an_answer_broke_off(serve: Start, upstream: ScriptedUpstream) -> None:
     async def script(reader: Reader, writer: Writer) -> None:
         await reader.readuntil(b"\r\n\r\n")
