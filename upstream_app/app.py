@@ -78,11 +78,12 @@ def build(settings: Settings) -> web.Application:
     database, shared = mongo.database(client), redis.connect(settings)
     patience = BreakerSettings(Consecutive(5), ErrorRate(0.5, 20, 10), open_time=OpenTime(1, 10))
     redis_breaker, mongo_breaker = Breaker("redis", patience), Breaker("mongodb", patience)
+    session_breaker = Breaker("sessions", patience)
     mongo_breaker.on_change.append(lambda _, __, new, ___: setattr(metrics, "database_up", new is not State.OPEN))
     stores = Stores.of(database)
     cache = metrics.cache = Cache(shared, redis.listener(settings), redis_breaker)
     events, passwords = Events(shared, redis_breaker), Passwords()
-    sessions = Sessions(shared, redis_breaker)
+    sessions = Sessions(shared, session_breaker)
     tokens = Tokens(settings.JWT_SECRET.get_secret_value(), settings.JWT_REFRESH_SECRET.get_secret_value())
     business, audit, notifier = metrics.business, AuditLog(database), Notifier(database, events)
     auth = AuthApi(stores.users, sessions, tokens, passwords)
@@ -93,7 +94,7 @@ def build(settings: Settings) -> web.Application:
         *CustomerApi(stores.customers, cache, events, business).endpoints(),
         *OpportunityApi(stores.opportunities, stores.customers, events).endpoints(),
         *EstimateApi(
-            client, stores.estimates, stores.customers, stores.opportunities, stores.jobs, events, business
+            client, stores.estimates, stores.customers, stores.opportunities, stores.jobs, cache, events, business
         ).endpoints(),
         *JobApi(stores.jobs, stores.customers, stores.users, cache, events, notifier, business).endpoints(),
         *crews.endpoints(),

@@ -35,6 +35,10 @@ NEGATIVE_SECONDS = 10
 STALE_SHARE = 0.2
 """Of its time to live an entry may be served while one caller reads it anew."""
 DEADLINE = 0.2
+MAX_OWED = 10_000
+"""Tags that Redis could not be told of; past that many, nobody's entries are trusted for LONGEST_SECONDS."""
+LONGEST_SECONDS = 4_000.0
+"""No entry lives longer."""
 MISSING = b"null"
 TIMES = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
 Load = Callable[[], Awaitable[Any]]
@@ -93,6 +97,8 @@ class Cache:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._listening: asyncio.Task[None] | None = None
         self._closing = False
+        self._owed: set[str] = set()
+        self._second_level_from = float("-inf")
         self._compressor = zstandard.ZstdCompressor(level=3)
         self.stats = Stats()
 
@@ -169,6 +175,8 @@ class Cache:
     async def _look(self, key: str, tags: tuple[str, ...]) -> tuple[tuple[bytes, bool] | None, list[str] | None]:
         """The value, and whether it is fresh, where it stands; and the tags' numbers, None where Redis is away."""
         began = self._clock()
+        if self._owed.intersection(tags) or began < self._second_level_from:
+            return None, None
         try:
             async with self._breaker.attempt(), asyncio.timeout(DEADLINE):
                 text, *numbers = await asyncio.gather(
@@ -205,6 +213,17 @@ class Cache:
         """Every entry with one of these tags is stale, here before this returns, elsewhere as soon as it is heard."""
         self.stats.invalidations += 1
         self._forget(tags)
+        if await self._count_on(tags):
+            return
+        if len(self._owed) >= MAX_OWED:
+            self._second_level_from = self._clock() + LONGEST_SECONDS
+            return
+        settling = bool(self._owed)
+        self._owed.update(tags)
+        if not settling:
+            self._spawn(self._settle())
+
+    async def _count_on(self, tags: Sequence[str]) -> bool:
         try:
             async with self._breaker.attempt(), asyncio.timeout(DEADLINE):
                 await asyncio.gather(*(self._redis.incr(_tag(tag)) for tag in tags))
@@ -212,6 +231,16 @@ class Cache:
         except (RedisError, OSError, TimeoutError, BreakerOpen) as error:
             self.stats.errors += 1
             log.warning("tags could not be counted on", error=type(error).__name__)
+            return False
+        return True
+
+    async def _settle(self) -> None:
+        """Count on what could not be counted on; until then this instance uses no second level for those tags."""
+        while self._owed:
+            await asyncio.sleep(random.uniform(0.3, 0.8))  # noqa: S311  # jitter
+            some = sorted(self._owed)[:50]
+            if await self._count_on(some):
+                self._owed.difference_update(some)
 
     def _forget(self, tags: Sequence[str]) -> None:
         named = set(tags)

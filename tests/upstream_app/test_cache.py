@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,27 @@ async def test_without_redis_the_database_is_asked(make: Make, valkey: ServerPro
         assert await cache.get("k", ["t"], 60, source) == number
     assert source.asked == 10
     assert cache.stats.errors > 0
+
+
+async def test_what_redis_could_not_be_told_is_never_read_from_it_and_is_told_later(
+    make: Make, valkey: ServerProcess
+) -> None:
+    one, other, source = await make(), await make(), Source("old")
+    for cache in (one, other):
+        await cache.get("k", ["t"], 60, source)
+        await settle(cache)
+    os.kill(valkey.pid, signal.SIGSTOP)
+    try:
+        source.value = "new"
+        await one.changed("t")
+    finally:
+        os.kill(valkey.pid, signal.SIGCONT)
+    assert await one.get("k", ["t"], 60, source) == "new"
+    async with asyncio.timeout(10):
+        while await other.get("k", ["t"], 60, source) != "new" or one._owed:
+            await asyncio.sleep(0.02)
+    await settle(one)
+    assert await one.get("k", ["t"], 60, source) == "new"
 
 
 async def test_health_has_the_reports_bounds() -> None:

@@ -45,8 +45,11 @@ async def test_the_whole_way(opened: Client, roles: dict[str, Role], ada: dict[s
         assert (await sales.done("GET", f"/api/opportunities/{opportunity['id']}"))["status"] == "quoted"
         where = f"/api/estimates/{estimate['id']}"
         assert (await manager.ask("POST", f"{where}/convert"))[0] == 409
-        for state in ("sent", "viewed", "accepted"):
+        for state in ("sent", "viewed"):
             await sales.done("PATCH", f"{where}/status", {"status": state})
+        assert (await sales.ask("PATCH", f"{where}/status", {"status": "accepted"}))[0] == 403
+        assert (await sales.done("GET", f"/api/customers/{customer['id']}"))["status"] != "active"
+        await manager.done("PATCH", f"{where}/status", {"status": "accepted"})
         assert (await sales.ask("PATCH", f"{where}/status", {"status": "draft"}))[0] == 409
         assert (await sales.ask("POST", f"{where}/convert"))[0] == 403
         job = await manager.done("POST", f"{where}/convert", {"startTime": "07:30"})
@@ -102,7 +105,7 @@ async def test_a_failed_conversion_changes_nothing(
     fields = {"customerId": customer["id"], "service": "local", "moveDate": DAY, "volume": 500}
     estimate = await roles["sales"].done("POST", "/api/estimates", fields)
     for state in ("sent", "accepted"):
-        await roles["sales"].done("PATCH", f"/api/estimates/{estimate['id']}/status", {"status": state})
+        await roles["manager"].done("PATCH", f"/api/estimates/{estimate['id']}/status", {"status": state})
     await roles["super_admin"].done("DELETE", f"/api/customers/{customer['id']}")
     assert (await roles["manager"].ask("POST", f"/api/estimates/{estimate['id']}/convert"))[0] == 404
     assert await opened.app[DATABASE]["jobs"].count_documents({}) == 0
@@ -136,6 +139,29 @@ async def test_ones_own_write_is_never_read_stale(roles: dict[str, Role], ada: d
         assert (await sales.done("GET", where))["leadScore"] == score
         listed = await sales.done("GET", "/api/customers?limit=5")
         assert listed["customers"][0]["leadScore"] == score
+
+
+async def test_many_estimates_at_once_for_one_opportunity_are_all_made(
+    roles: dict[str, Role], ada: dict[str, Any]
+) -> None:
+    customer, sales = await a_customer(roles, ada), roles["sales"]
+    opportunity = await sales.done("POST", "/api/opportunities", {"customerId": customer["id"], "title": "Move"})
+    fields = {
+        "customerId": customer["id"], "opportunityId": opportunity["id"], "service": "local", "moveDate": DAY,
+        "volume": 500,
+    }  # fmt: skip
+    made = await asyncio.gather(*(sales.ask("POST", "/api/estimates", fields) for _ in range(8)))
+    assert [status for status, _ in made] == [201] * 8
+    after = await sales.done("GET", f"/api/opportunities/{opportunity['id']}")
+    assert (after["status"], after["version"]) == ("quoted", 2)
+
+
+async def test_inputs_at_the_edge_are_refused_and_never_500(roles: dict[str, Role], ada: dict[str, Any]) -> None:
+    customer = await a_customer(roles, ada)
+    where = f"/api/customers/{customer['id']}"
+    assert (await roles["sales"].ask("PATCH", where, {"leadScore": 1}, **{"If-Match": "²"}))[0] == 412
+    for day in ("9999-12-31", "0001-01-01"):
+        assert (await roles["dispatcher"].ask("GET", f"/api/jobs/calendar/week/{day}"))[0] in (200, 400)
 
 
 async def test_sales_see_the_jobs_that_they_made(roles: dict[str, Role], ada: dict[str, Any]) -> None:

@@ -82,7 +82,6 @@ class AuthApi:
         user = await self._users.named(given.username)
         good = await self._passwords.verify(user["password"] if user else None, given.password)
         if user is None or not good or not user["active"]:
-            await self._sessions.failed(given.username)
             raise ApiError(401, WRONG, headers=_CHALLENGE)
         await self._sessions.succeeded(given.username)
         session = secrets.token_hex(16)
@@ -180,6 +179,8 @@ class AuthApi:
         user = call.id(noun="user")
         if user == call.actor.user:
             raise ApiError(409, "Nobody removes oneself")
+        if call.actor.role != "super_admin" and (await self._users.get(user))["role"] == "super_admin":
+            raise ApiError(403, "Only a super_admin removes one")
         await self._users.remove(user, call.expected)
         await self._sessions.end_all(str(user))
         return success({}, "User removed")

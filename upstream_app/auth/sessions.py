@@ -34,6 +34,12 @@ redis.call('EXPIRE', KEYS[1], ARGV[4])
 return 'rotated'
 """
 
+COUNT = """
+local tries = redis.call('INCR', KEYS[1])
+if redis.call('TTL', KEYS[1]) < 0 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
+return {tries, redis.call('TTL', KEYS[1])}
+"""
+
 
 class SessionsAway(ApiError):
     def __init__(self) -> None:
@@ -63,6 +69,9 @@ class Sessions:
         said = await self._ask(script)
         if said == "reused":
             await self.end_all(user)
+        elif said == "rotated":
+            await self._ask(self._redis.sadd(self._user(user), session))
+            await self._ask(self._redis.expire(self._user(user), REFRESH_SECONDS))
         return bool(said == "rotated")
 
     async def of(self, user: str) -> list[dict[str, str]]:
@@ -101,16 +110,10 @@ class Sessions:
     # lock-out
 
     async def locked_for(self, username: str) -> int:
-        """Seconds for which this name may not log in; 0 where it may."""
-        key = self._failures(username)
-        if int(await self._ask(self._redis.get(key)) or 0) < MAX_FAILURES:
-            return 0
-        return max(1, int(await self._ask(self._redis.ttl(key))))
-
-    async def failed(self, username: str) -> None:
-        key = self._failures(username)
-        if await self._ask(self._redis.incr(key)) == 1:
-            await self._ask(self._redis.expire(key, LOCK_SECONDS))
+        """Count one try, before anything is looked at; seconds for which this name may not log in, 0 where it may."""
+        counted = self._redis.eval(COUNT, 1, self._failures(username), str(LOCK_SECONDS))
+        tries, left = await self._ask(counted)
+        return max(1, int(left)) if int(tries) > MAX_FAILURES else 0
 
     async def succeeded(self, username: str) -> None:
         await self._ask(self._redis.delete(self._failures(username)))

@@ -8,6 +8,7 @@ from aiohttp import web
 from bson import ObjectId
 from pymongo import DESCENDING, IndexModel
 
+from upstream_app.cache import Cache
 from upstream_app.documents import Collection
 from upstream_app.estimates.model import (
     TRANSITIONS,
@@ -48,6 +49,7 @@ class EstimateApi:
         customers: Collection,
         opportunities: Collection,
         jobs: JobStore,
+        cache: Cache,
         events: Events,
         business: Business,
     ) -> None:
@@ -56,6 +58,7 @@ class EstimateApi:
         self._customers = customers
         self._opportunities = opportunities
         self._jobs = jobs
+        self._cache = cache
         self._events = events
         self._business = business
 
@@ -129,6 +132,8 @@ class EstimateApi:
     async def change_state(self, call: Call) -> web.Response:
         """Accepting is for those who may approve; so that no one accepts the own estimate of a larger discount."""
         given, actor = call.body(StateChange), call.actor
+        if given.status == "accepted" and actor.scope("estimates:approve") is None:
+            raise ApiError(403, "Accepting an estimate takes estimates:approve")
 
         def edit(document: Document) -> Document:
             move(TRANSITIONS, document["status"], given.status)
@@ -170,6 +175,7 @@ class EstimateApi:
 
         async with self._client.start_session() as session:
             job = await session.with_transaction(work)
+        await self._cache.changed("customers", f"customer:{estimate['customerId']}", "jobs")
         self._business.jobs += 1
         self._events.publish(
             "jobCreated", ["role:dispatcher", f"job:{job['id']}"], {"jobId": job["id"], "number": number}

@@ -126,8 +126,11 @@ class JobApi:
 
     async def week(self, call: Call) -> web.Response:
         """Seven days from the Monday of that date's week."""
-        monday = _day(call) - timedelta(days=_day(call).weekday())
-        days = [(monday + timedelta(days=number)).isoformat() for number in range(7)]
+        asked = _day(call)
+        try:
+            days = [(asked + timedelta(days=number - asked.weekday())).isoformat() for number in range(7)]
+        except OverflowError:
+            raise ApiError(400, "The calendar ends before that week does") from None
         which = {"scheduledDate": {"$gte": days[0], "$lte": days[-1]}, **within(call.actor, call.scope)}
         jobs = await self._store.all(which)
         return success(

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from breaker import Breaker, BreakerOpen
 from upstream_app.auth.permissions import Actor, Scope
 from upstream_app.documents import Conflict, Duplicate, NotFound, identity
+from upstream_app.mongo import asking
 from upstream_app.web.answers import success
 from upstream_app.web.errors import MONGO_AWAY, ApiError
 from upstream_app.web.requests import body, checked, expected_version, query
@@ -104,23 +105,33 @@ def _guarded(
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def answer(request: web.Request) -> web.StreamResponse:
         actor = await authenticate(request)
-        call = Call(request, actor, _scope(endpoint, actor))
-        if endpoint.query is not None:
-            call.asked = query(request, endpoint.query)
-        if endpoint.body is not None:
-            empty = endpoint.body_optional and not request.can_read_body
-            call.given = checked({}, endpoint.body) if empty else await body(request, endpoint.body)
+        status = 500
         try:
-            response = await _asked(endpoint, call, database)
+            response = await _asked(endpoint, await _read(endpoint, request, actor), database)
+            status = response.status
+            return response
         except ApiError as error:
-            if endpoint.method != "GET":
-                await audit(request, actor, endpoint, error.status)
+            status = error.status
             raise
-        if endpoint.method != "GET":
-            await audit(request, actor, endpoint, response.status)
-        return response
+        except MONGO_AWAY:
+            status = 503
+            raise
+        finally:
+            if endpoint.method != "GET" and (actor is not None or endpoint.permission == ANYBODY):
+                await audit(request, actor, endpoint, status)
 
     return answer
+
+
+async def _read(endpoint: Endpoint, request: web.Request, actor: Actor | None) -> Call:
+    """Raises ApiError: 401, 403, and what is wrong with query or body."""
+    call = Call(request, actor, _scope(endpoint, actor))
+    if endpoint.query is not None:
+        call.asked = query(request, endpoint.query)
+    if endpoint.body is not None:
+        empty = endpoint.body_optional and not request.can_read_body
+        call.given = checked({}, endpoint.body) if empty else await body(request, endpoint.body)
+    return call
 
 
 def _scope(endpoint: Endpoint, actor: Actor | None) -> Scope:
@@ -143,6 +154,7 @@ async def _asked(endpoint: Endpoint, call: Call, database: Breaker) -> web.Respo
     except BreakerOpen as error:
         wait = str(max(1, round(error.retry_after)))
         raise ApiError(503, "The database can't be reached; try again shortly", headers={"Retry-After": wait}) from None
+    asked = asking()
     try:
         response = await endpoint.handler(call)
     except MONGO_AWAY:
@@ -161,7 +173,10 @@ async def _asked(endpoint: Endpoint, call: Call, database: Breaker) -> web.Respo
     except BaseException:
         database.neutral(token)
         raise
-    database.success(token)
+    if asked.answered:
+        database.success(token)
+    else:
+        database.neutral(token)
     return response
 
 

@@ -55,6 +55,6 @@ def expected_version(request: web.Request) -> int | None:
     if not given or given == "*":
         return None
     text = given.strip('"')
-    if not text.isdigit() or len(text) > 15:
+    if not (text.isascii() and text.isdigit()) or len(text) > 15:
         raise ApiError(412, "If-Match names no version of this document")
     return int(text)

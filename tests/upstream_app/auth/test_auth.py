@@ -106,6 +106,36 @@ async def test_five_failures_lock_the_name_out(opened: Client, users: dict[str, 
     assert statuses == [401] * 5 + [429]
 
 
+async def test_guesses_at_once_are_no_more_than_guesses_in_turn(opened: Client, users: dict[str, str]) -> None:
+    answers = await asyncio.gather(*(enter(opened, "crew_lead", f"wrong{number}") for number in range(20)))
+    assert sorted(status for status, _ in answers) == [401] * 5 + [429] * 15
+    assert 0 < await opened.app[REDIS].ttl('simplepro-app:failures:"crew_lead"') <= 900
+
+
+async def test_a_log_in_that_goes_well_forgets_the_failures(opened: Client, users: dict[str, str]) -> None:
+    for _ in range(3):
+        statuses = [(await enter(opened, "crew_lead", "wrong"))[0] for _ in range(4)]
+        assert statuses == [401] * 4
+        assert (await enter(opened, "crew_lead"))[0] == 200
+
+
+async def test_a_session_that_was_refreshed_is_still_among_those_that_a_new_password_ends(
+    opened: Client, users: dict[str, str]
+) -> None:
+    """The set of a user's sessions lives as long as the longest of them."""
+    redis = opened.app[REDIS]
+    _, body = await enter(opened, "sales")
+    for key in await redis.keys("simplepro-app:sessions:*"):
+        await redis.delete(key)
+    status, body = await refreshed(opened, body["data"]["refresh_token"])
+    assert status == 200
+    token = body["data"]["access_token"]
+    other = Role(opened, await log_in(opened, "sales"))
+    change = {"currentPassword": seed.PASSWORD, "newPassword": "Another1!"}
+    assert (await other.done("POST", "/api/auth/change-password", change))["endedSessions"] == 1
+    assert await profile(opened, token) == 401
+
+
 async def test_one_sees_and_ends_ones_own_sessions_alone(opened: Client, users: dict[str, str]) -> None:
     mine, theirs = await log_in(opened, "sales"), await log_in(opened, "manager")
     own = Role(opened, mine)
@@ -143,6 +173,25 @@ async def test_nobody_makes_oneself_more_than_one_is(roles: dict[str, Role]) -> 
     assert (await roles["admin"].ask("POST", "/api/auth/users", new))[0] == 403
     made = await roles["admin"].done("POST", "/api/auth/users", new | {"role": "sales"})
     assert (await roles["admin"].ask("PATCH", f"/api/auth/users/{made['id']}", {"role": "super_admin"}))[0] == 403
+
+
+async def test_an_admin_removes_no_super_admin(opened: Client, roles: dict[str, Role]) -> None:
+    boss = (await roles["super_admin"].done("GET", "/api/auth/profile"))["id"]
+    assert (await roles["admin"].ask("DELETE", f"/api/auth/users/{boss}"))[0] == 403
+    assert (await roles["super_admin"].ask("GET", "/api/auth/profile"))[0] == 200
+    sales = (await roles["sales"].done("GET", "/api/auth/profile"))["id"]
+    assert (await roles["admin"].ask("DELETE", f"/api/auth/users/{sales}"))[0] == 200
+    assert (await roles["sales"].ask("GET", "/api/auth/profile"))[0] == 401
+
+
+async def test_a_refusal_is_in_the_audit_log(opened: Client, roles: dict[str, Role]) -> None:
+    assert (await roles["sales"].ask("POST", "/api/auth/users", {}))[0] == 403
+    assert (await roles["admin"].ask("POST", "/api/auth/users", {}))[0] == 400
+    assert (await roles["sales"].ask("POST", "/api/auth/login", {"username": "sales", "password": "wrong"}))[0] == 401
+    entries = (await roles["super_admin"].done("GET", "/api/audit?resource=auth"))["entries"]
+    assert [(one["path"], one["status"]) for one in entries[:3]] == [
+        ("/api/auth/login", 401), ("/api/auth/users", 400), ("/api/auth/users", 403)
+    ]  # fmt: skip
 
 
 async def test_a_user_who_is_switched_off_is_out_at_once(opened: Client, roles: dict[str, Role]) -> None:
