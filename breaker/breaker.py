@@ -122,6 +122,11 @@ class Breaker:
             return not self.held and self._clock() >= self._open_until
         return self._state is State.CLOSED or self._probing < self.settings.probes
 
+    @property
+    def has_probed(self) -> bool:
+        """Whether it is half-open, and probes run or went well."""
+        return self._state is State.HALF_OPEN and self._probing + self._successes > 0
+
     # calls
 
     def admit(self) -> int:
@@ -225,7 +230,9 @@ class Breaker:
     def hold(self, seconds: float) -> None:
         """Be open for so long from now, and until somebody says that it may probe."""
         if self._state is not State.OPEN:
+            opened = self._opened
             self.trip("held", seconds)
+            self._opened = opened
         self._open_until = self._clock() + seconds
         self._open_seconds = max(seconds, self._open_seconds)
         self.held = True

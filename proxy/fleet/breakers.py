@@ -11,6 +11,7 @@ Without the store each stands alone, by its own breaker's rules.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,6 +24,9 @@ REMEMBERED = 86_400.0
 """Seconds that a state's epoch is kept for."""
 LEASE = 5.0
 """Seconds that one sidecar has to probe in, before another may."""
+LONGEST_LEASE = 30.0
+"""Seconds for which it may be renewed, while its probes run or have gone well so far."""
+STATES = frozenset({"closed", "open", "probing"})
 
 Propose = Callable[[str, int, str, int, Callable[[bool], None]], None]
 """Fact's name, epoch that it has to have now, new value, milliseconds; then whether it was so."""
@@ -35,6 +39,17 @@ class Agreed(NamedTuple):
     state: str
     pod: str
     seconds: float
+
+
+def read_state(value: str) -> Agreed:
+    """What nobody here can have written is closed, under its epoch, so that the next proposal takes its place."""
+    epoch, _, rest = value.partition(" ")
+    at = int(epoch) if epoch.isdecimal() else 0
+    try:
+        state, pod, seconds = rest.split(" ")
+        return Agreed(at, state if state in STATES else "closed", pod, float(seconds))
+    except ValueError:
+        return Agreed(at, "closed", "", 0.0)
 
 
 class SharedBreaker:
@@ -50,6 +65,7 @@ class SharedBreaker:
         peers: Callable[[], int],
         available: Callable[[], bool],
         propose: Propose,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._breaker = breaker
@@ -61,6 +77,8 @@ class SharedBreaker:
         self._propose = propose
         self._proposing = False
         self._following = False
+        self._leading_since = 0.0
+        self._clock = clock
         self._vote = f"vote:{cluster}:"
         self._state = f"state:{cluster}"
         board.on_change.append(self._on_fact)
@@ -71,9 +89,8 @@ class SharedBreaker:
         fact = self._board.get(self._state)
         if fact is None:
             return Agreed(0, "closed", "", 0.0)
-        epoch, state, pod, seconds = fact.value.split(" ")
-        left = self._board.left(fact) - (REMEMBERED - float(seconds))
-        return Agreed(int(epoch), state, pod, left)
+        epoch, state, pod, seconds = read_state(fact.value)
+        return Agreed(epoch, state, pod, self._board.left(fact) - (REMEMBERED - seconds))
 
     @property
     def needed(self) -> int:
@@ -92,10 +109,14 @@ class SharedBreaker:
             breaker.held = False
             return
         agreed = self.agreed
-        if agreed.state != "closed" and agreed.seconds <= 0:
+        if agreed.state != "closed" and (agreed.seconds <= 0 or self._renews(agreed)):
             self._suggest("probing", LEASE)
         elif agreed.state == "closed" and breaker.state is State.OPEN and not breaker.held:
             self._count()
+
+    def _renews(self, agreed: Agreed) -> bool:
+        leads = agreed.state == "probing" and agreed.pod == self._pod and self._breaker.has_probed
+        return leads and agreed.seconds < LEASE / 2 and self._clock() - self._leading_since < LONGEST_LEASE
 
     def _on_fact(self, name: str, fact: Fact | None) -> None:
         if name == self._state and fact is not None:
@@ -126,8 +147,10 @@ class SharedBreaker:
                 self._board.drop(self._vote + self._pod)
                 breaker.close("fleet")
             elif agreed.state == "probing" and agreed.pod == self._pod:
-                breaker.hold(0.0)
-                breaker.probe("fleet")
+                if breaker.state is not State.HALF_OPEN:
+                    self._leading_since = self._clock()
+                    breaker.hold(0.0)
+                    breaker.probe("fleet")
             else:
                 breaker.hold(max(0.0, agreed.seconds))
         finally:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from proxy.fleet.board import Board
+from proxy.fleet.board import MAX_FACTS, Board
 from proxy.throttle.cluster import ClusterStore, slot_of
 from proxy.throttle.store import Reply, Store, StoreAddress, pack
 
@@ -32,9 +32,9 @@ PUT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local holds = tonumber(ARGV[2])
-if holds > 0 then
+if holds > 0 and (redis.call('HLEN', KEYS[1]) < MOST or redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1) then
   redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', now + holds) .. ' ' .. ARGV[3])
-else
+elseif holds <= 0 then
   redis.call('HDEL', KEYS[1], ARGV[1])
 end
 local changes = redis.call('HINCRBY', KEYS[1], '', 1)
@@ -43,7 +43,8 @@ if redis.call('PTTL', KEYS[1]) < math.max(holds, 86400000) then
 end
 redis.call('PUBLISH', KEYS[1], ARGV[1] .. '\\n' .. ARGV[2] .. '\\n' .. ARGV[3])
 return changes
-"""
+""".replace("MOST", str(MAX_FACTS))
+"""Told to all though the store has no more room for it; what no longer holds leaves with the next whole reading."""
 PUT_IF = (
     """
 local current = redis.call('HGET', KEYS[1], ARGV[1])
@@ -73,6 +74,11 @@ for i = 1, #all, 2 do
 end
 return answer
 """
+
+
+def _text(raw: bytes) -> str:
+    """Whoever wrote it: what is no UTF-8 is told by replacement characters, and matches nothing."""
+    return raw.decode(errors="replace")
 
 
 class Fleet:
@@ -153,7 +159,7 @@ class Fleet:
             self._seen[key] = reply[0]
             if len(reply) > 1 or reply[0] != seen:
                 facts = zip(reply[1::3], reply[2::3], reply[3::3], strict=True)
-                rows = {name.decode(): (value.decode(), left / 1000) for name, left, value in facts}
+                rows = {_text(name): (_text(value), left / 1000) for name, left, value in facts}
                 rows |= {name: (value, left / 1000) for (at, name), (value, left) in self._unsent.items() if at == key}
                 board.replace({name: row for name, row in rows.items() if row[1] > 0})
 
@@ -209,4 +215,4 @@ class Fleet:
         if board is None or not milliseconds.isdigit():
             log.warning("fleet: a message that makes no sense on %s", channel)
             return
-        board.learn(name.decode(errors="replace"), value.decode(errors="replace"), int(milliseconds) / 1000)
+        board.learn(_text(name), _text(value), int(milliseconds) / 1000)

@@ -153,8 +153,11 @@ class Listener:
                 except Exception:
                     log.exception("a connection could not be checked")
                     connection.cut()
-            for cluster in self.clusters.values():
-                cluster.sweep(now)
+            for name, cluster in self.clusters.items():
+                try:
+                    cluster.sweep(now)
+                except Exception:
+                    log.exception("cluster %s could not be checked", name)
 
     async def drain(self, seconds: float) -> bool:
         """Take no more connections, let exchanges end; True where all ended in time, else what is left is cut."""

