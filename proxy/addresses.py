@@ -18,6 +18,12 @@ def normalise(text: str) -> str | None:
     return str(mapped or address)
 
 
+def holder(address: str, prefix: int = 64) -> str:
+    """Who is behind an address, as `normalise` gives it: an IPv6 one stands for its network, since a household has a
+    /64 to itself (RFC 6177)."""
+    return str(ipaddress.IPv6Network((address, prefix), strict=False)) if ":" in address else address
+
+
 class Networks:
     __slots__ = ("_v4", "_v6", "empty")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from proxy.addresses import normalise
+from proxy.addresses import holder, normalise
 from proxy.telemetry import logs
 
 if TYPE_CHECKING:
@@ -216,18 +216,15 @@ class Admin:
 
     async def _ban(self, request: web.Request) -> web.Response:
         """`?subject=ip:192.0.2.7&seconds=600`: by hand, for all sidecars."""
-        subject, seconds = request.query.get("subject", ""), request.query.get("seconds", "600")
-        kind, _, name = subject.partition(":")
-        if kind == "ip":
-            name = normalise(name) or ""
-        if kind not in ("ip", "user") or not name or not seconds.isdigit() or not 0 < int(seconds) <= MAX_BAN:
+        subject, seconds = _subject(request), request.query.get("seconds", "600")
+        if not subject or not seconds.isdecimal() or not 0 < int(seconds) <= MAX_BAN:
             hint = f"write ?subject=ip:ADDRESS or user:NAME, and seconds=1 to {MAX_BAN}"
             return web.json_response({"error": hint}, status=400)
-        held = self._proxy.compiled.ban_list.ban(f"{kind}:{name}", "by-hand", int(seconds), int(seconds), 0)
-        return web.json_response({"subject": f"{kind}:{name}", "seconds": held})
+        held = self._proxy.compiled.ban_list.ban(subject, "by-hand", int(seconds), int(seconds), 0)
+        return web.json_response({"subject": subject, "seconds": held})
 
     async def _lift(self, request: web.Request) -> web.Response:
-        subject = request.query.get("subject", "")
+        subject = _subject(request)
         lifted = self._proxy.compiled.ban_list.lift(subject)
         return web.json_response({"subject": subject, "lifted": lifted}, status=200 if lifted else 404)
 
@@ -255,6 +252,15 @@ class Admin:
             return web.json_response({"error": f"level has to be one of {', '.join(LEVELS)}"}, status=400)
         logs.configure(level)
         return web.json_response({"level": level})
+
+
+def _subject(request: web.Request) -> str:
+    """As bans are kept: an IPv6 address by its /64; empty where it is none."""
+    kind, _, name = request.query.get("subject", "").partition(":")
+    if kind == "user":
+        return f"user:{name}" if name else ""
+    address = normalise(name.removesuffix("/64")) if kind == "ip" else None
+    return f"ip:{holder(address)}" if address else ""
 
 
 def _breaker(breaker: Breaker) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from proxy.addresses import Networks
+from proxy.addresses import Networks, holder
 from proxy.exchange import Exchange, Response
 from proxy.filter import Filter, Mode, Rule
 from proxy.fleet.board import Board
@@ -54,13 +54,12 @@ class BanList:
         fact = self._board.get(subject)
         if fact is None:
             return 0.0
-        memory = float(fact.value.split(" ", 2)[1])
-        return max(0.0, self._board.left(fact) - memory)
+        return max(0.0, self._board.left(fact) - _read(fact.value)[1])
 
     def ban(self, subject: str, reason: str, first: float, most: float, memory: float) -> float:
         """Twice as long as the last time that is remembered, from `first` to `most` seconds."""
         fact = self._board.get(subject)
-        level = int(fact.value.split(" ", 1)[0]) + 1 if fact is not None else 1
+        level = _read(fact.value)[0] + 1 if fact is not None else 1
         seconds = min(most, first * 2.0 ** min(level - 1, 60))
         self._board.put(subject, f"{level} {memory:g} {reason}", seconds + memory)
         self.added += 1
@@ -72,9 +71,22 @@ class BanList:
 
     def __iter__(self) -> Iterator[Ban]:
         for subject, fact, left in self._board.live():
-            level, memory, reason = fact.value.split(" ", 2)
-            if left > float(memory):
-                yield Ban(subject, left - float(memory), int(level), reason)
+            level, memory, reason = _read(fact.value)
+            if left > memory:
+                yield Ban(subject, left - memory, level, reason)
+
+
+def _read(value: str) -> tuple[int, float, str]:
+    """Level, seconds that it is remembered after its end, reason; whatever else was written bans all the same."""
+    try:
+        level, memory, reason = value.split(" ", 2)
+        return int(level), float(memory), reason
+    except ValueError:
+        return 1, 0.0, value
+
+
+def subject_of(client: str) -> str:
+    return f"ip:{holder(client)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +130,9 @@ class Bans(Filter):
 
     def on_request(self, exchange: Exchange) -> None:
         client = exchange.client
-        if not self._bans.empty and (left := self._bans.left(f"ip:{client}")) and client not in self._allow:
+        if not self._bans.empty and (left := self._bans.left(subject_of(client))) and client not in self._allow:
             self._rule.refuse(exchange, banned(left))
-        if exchange.path in self._honeypots:
+        if exchange.path in self._honeypots and exchange.headers.index.get(b"sec-fetch-site") != b"cross-site":
             self._ban(exchange, "honeypot")
         elif self._scanners and (agent := exchange.headers.index.get(b"user-agent")) and SCANNERS.search(agent):
             self._ban(exchange, "scanner")
@@ -132,7 +144,7 @@ class Bans(Filter):
         seconds = self._terms.first
         if self._rule.mode is Mode.ENFORCE:
             terms = self._terms
-            seconds = self._bans.ban(f"ip:{exchange.client}", reason, terms.first, terms.most, terms.memory)
+            seconds = self._bans.ban(subject_of(exchange.client), reason, terms.first, terms.most, terms.memory)
         self._rule.refuse(exchange, banned(seconds))
 
     def on_response(self, exchange: Exchange, response: Response) -> None:
@@ -149,10 +161,10 @@ class Bans(Filter):
         if charge is None:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
-            charge = self._known[client] = Charge(self._strikes, identity_of(client))
+            charge = self._known[client] = Charge(self._strikes, identity_of(subject_of(client)))
 
         def decided(decision: Decision) -> None:
-            subject = f"ip:{client}"
+            subject = subject_of(client)
             if not decision.admitted and self._bans.left(subject) == 0 and self._rule.enforces(exchange):
                 terms = self._terms
                 self._bans.ban(subject, "refused-too-often", terms.first, terms.most, terms.memory)

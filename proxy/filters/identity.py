@@ -145,7 +145,7 @@ class Identity(Filter):
         except InvalidKeyIdError:
             tokens.ring.on_unknown()
             return None
-        except (JoseError, ValueError):
+        except (JoseError, ValueError, TypeError):
             return None
         claims = read.claims
         user = claims.get(tokens.user_claim)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
 
-from proxy.addresses import Networks
+from proxy.addresses import Networks, holder
 from proxy.exchange import Exchange
 from proxy.filter import Mode, OnVerdict, Rule
 from proxy.filters.identity import ApiKeys, KeyRing, Tokens
@@ -165,15 +164,7 @@ def _text(claim: object) -> bytes | None:
 
 
 def _address(prefix: int) -> KeyPart:
-    """The client's address, an IPv6 one by its network: a household has a /64 to itself (RFC 6177)."""
-
-    def part(exchange: Exchange) -> bytes:
-        client = exchange.client
-        if ":" in client:
-            client = str(ipaddress.IPv6Network((client, prefix), strict=False))
-        return client.encode()
-
-    return part
+    return lambda exchange: holder(exchange.client, prefix).encode()
 
 
 def _cookie(headers: Headers, name: bytes) -> bytes | None:

@@ -111,6 +111,54 @@ async def test_by_hand(serve: Start, upstream: ScriptedUpstream, application: Ap
         assert (await admin(served, "POST", f"/bans?{wrong}"))[0] == 400
 
 
+async def test_an_ipv6_address_stands_for_its_network(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask
+) -> None:
+    served = await start(serve, upstream)
+    where = "X-Forwarded-For: 2001:db8:0:1::{}"
+    assert (await ask(served, where.format(1), target="/.env")).status == 403
+    assert (await ask(served, where.format("ffff:2"))).status == 403
+    assert (await ask(served, "X-Forwarded-For: 2001:db8:0:2::1")).status == 200
+    assert [ban.subject for ban in served.proxy.compiled.ban_list] == ["ip:2001:db8:0:1::/64"]
+    assert (await admin(served, "POST", "/bans/lift?subject=ip:2001:db8:0:1::/64"))[0] == 200
+    assert (await ask(served, where.format(1))).status == 200
+    _, told = await admin(served, "POST", "/bans?subject=ip:2001:db8:0:1::9&seconds=60")
+    assert told["subject"] == "ip:2001:db8:0:1::/64"
+    assert (await ask(served, where.format(1))).status == 403
+    assert (await admin(served, "POST", "/bans/lift?subject=ip:2001:db8:0:1::9"))[0] == 200
+
+
+async def test_strikes_of_one_network_add_up(
+    serve: Start, upstream: ScriptedUpstream, application: Application
+) -> None:
+    application.status = b"404 Not Found"
+    served = await start(serve, upstream)
+    request = b"GET /a HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 2001:db8:0:1::%d\r\n\r\n"
+    seen = [(await served.ask(request % last))[0] for last in range(1, 6)]
+    assert seen == [404, 404, 404, 403, 403]
+
+
+async def test_another_sites_page_bans_nobody(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask
+) -> None:
+    served = await start(serve, upstream)
+    seen = await ask(served, FROM.format(1), "Sec-Fetch-Site: cross-site", target="/.env")
+    assert seen.status == 200
+    assert (await ask(served, FROM.format(1))).status == 200
+    assert (await ask(served, FROM.format(1), "Sec-Fetch-Site: same-origin", target="/.env")).status == 403
+
+
+@pytest.mark.parametrize("value", ["", "1", "x y z", "by somebody", "1 2"])
+def test_a_ban_that_somebody_wrote_otherwise_holds_until_its_end(value: str) -> None:
+    now = 0.0
+    board = Board("bans", clock=lambda: now)
+    bans = BanList(board)
+    board.learn("ip:a", value, 60)
+    assert bans.left("ip:a") == 60
+    assert [(ban.subject, ban.seconds, ban.reason) for ban in bans] == [("ip:a", 60, value)]
+    assert bans.ban("ip:a", "test", 60, 300, 1000) == 120
+
+
 def test_longer_each_time_that_is_remembered() -> None:
     now = 0.0
     bans = BanList(Board("bans", clock=lambda: now))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import time
 from collections.abc import AsyncIterator
@@ -129,6 +130,20 @@ async def test_keys_from_a_url_turn(
         await turned.wait()
     assert (await ask(served, new)).status == 200
     assert (await ask(served, old)).status == 401
+
+
+@pytest.mark.parametrize("more", [{"crit": 1}, {"crit": ["b64"], "b64": False}, {"kid": 7}, {"alg": 1}, {"zip": []}])
+async def test_a_token_whose_header_makes_no_sense_is_refused_like_any_other(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask, issuer: tuple[Issuer, str],
+    more: dict[str, object],
+) -> None:  # fmt: skip
+    who, url = issuer
+    served = await start(serve, upstream, url)
+    _, _, rest = who.token(0).rpartition(" ")[2].partition(".")
+    header = orjson.dumps({"alg": "RS256", "kid": "first", **more})
+    token = base64.urlsafe_b64encode(header).rstrip(b"=").decode() + "." + rest
+    assert (await ask(served, f"Authorization: Bearer {token}")).status == 401
+    assert (await ask(served, who.token(0))).status == 200
 
 
 async def test_unknown_keys_do_not_make_it_ask_again_and_again(
