@@ -17,7 +17,7 @@ from proxy.listener.upload import Upload
 from proxy.rejection import DeadlineExceeded, Rejection, UpstreamBusy
 from proxy.upstream.connection import Receiver
 from proxy.upstream.pool import Waiter
-from proxy.upstream.retry import IDEMPOTENT, repeatable
+from proxy.upstream.retry import IDEMPOTENT, SAFE, repeatable
 
 if TYPE_CHECKING:
     from proxy.listener.http1 import Downstream
@@ -31,12 +31,15 @@ LEAST_SECONDS = 0.005
 """What can't have that long is not begun."""
 PRECISE_SECONDS = 2.0
 """Deadlines nearer than this have a timer; the listener's sweep is good enough for others."""
+CLOCK_SECONDS = 0.001
+"""A timer may fire so much before its time: uvloop's clock counts whole milliseconds."""
 
 
 class Attempts(Waiter, Receiver):
     __slots__ = (
-        "_answer", "_attempt", "_client", "_cluster", "_failed", "_hedge", "_loop", "_retrying", "_route",
-        "_stale_retries", "_timers", "_tried_at", "_tries", "_upstream", "_upstream_at", "exchange", "upload",
+        "_answer", "_attempt", "_client", "_cluster", "_failed", "_fell_back", "_first_lost", "_hedge", "_loop",
+        "_retrying", "_route", "_stale_retries", "_timers", "_tried_at", "_tries", "_upstream", "_upstream_at",
+        "exchange", "upload",
     )  # fmt: skip
 
     def __init__(self, client: Downstream, loop: asyncio.AbstractEventLoop) -> None:
@@ -56,7 +59,8 @@ class Attempts(Waiter, Receiver):
         self._attempt: Attempt | None = None
         self._upstream: UpstreamConnection | None = None
         self._tries = self._stale_retries = 0
-        self._retrying = False
+        self._retrying = self._fell_back = False
+        self._first_lost: Rejection | None = None
         self._tried_at = self._upstream_at = exchange.started
 
     def _conclude(self, outcome: Rejection | Answered) -> None:
@@ -74,7 +78,7 @@ class Attempts(Waiter, Receiver):
         now = self._loop.time()
         left = exchange.deadline - now
         try:
-            if left < LEAST_SECONDS or (cluster.adaptive is not None and left < cluster.least_seconds):
+            if left < LEAST_SECONDS or left < cluster.least_seconds(now):
                 raise DeadlineExceeded("no answer can be had in the time that is left", rule="timeouts.request")
             cluster.enter(route.priority)
         except Rejection as rejection:
@@ -176,6 +180,9 @@ class Attempts(Waiter, Receiver):
         if self._hedge is not None:
             self._hedge.cancel()
             self._hedge = None
+        self._drop_first()
+
+    def _drop_first(self) -> None:
         upload = self.upload
         if upload.length != NO_BODY:
             upload.detach()
@@ -212,7 +219,7 @@ class Attempts(Waiter, Receiver):
         if exchange is None or cluster is None or attempt is None or self._answer.begun or self._hedge is not None:
             return
         upload = self.upload
-        usable = repeatable(exchange) and upload.ended and upload.replayable and not exchange.websocket
+        usable = exchange.method in SAFE and upload.ended and upload.replayable and not exchange.websocket
         if not usable or self._upstream is None or self._retrying or not cluster.may_retry():
             return
         self._retrying = True
@@ -235,6 +242,17 @@ class Attempts(Waiter, Receiver):
 
     def on_hedge_lost(self) -> None:
         self._hedge = None
+        if self._attempt is None and self._first_lost is not None:
+            self._conclude(self._first_lost)
+
+    def _left_to_hedge(self, rejection: Rejection) -> bool:
+        """The first attempt is over, and the second still runs: whatever that comes to is the answer."""
+        if self._hedge is None or self._attempt is None:
+            return False
+        self._first_lost = rejection
+        self._drop_first()
+        self._tried_at = self._loop.time()
+        return True
 
     def _leave_cluster(self) -> None:
         """Give back the attempt, the retry and the place among the cluster's requests."""
@@ -252,7 +270,7 @@ class Attempts(Waiter, Receiver):
 
     def _check_now(self) -> None:
         if self.exchange is not None:
-            self.check(self._loop.time())
+            self.check(self._loop.time() + CLOCK_SECONDS)
 
     def _current(self) -> Exchange:
         exchange = self.exchange

@@ -15,15 +15,26 @@ if TYPE_CHECKING:
     from proxy.upstream.cluster import Cluster
 
 _UNKEPT = HOP_BY_HOP | {b"content-length", b"set-cookie", b"age"}
+_KEY_FIELDS = (b"x-api-key", b"api-key", b"x-auth-token", b"proxy-authorization")
+"""Credentials that an upstream may know though the proxy does not."""
 _VARIES_BY = (b"accept", b"accept-encoding", b"accept-language", b"origin")
+
+
+ENTRY_BYTES = 500
+"""What an entry costs beside its bytes."""
+
+Key = tuple[bytes | str | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
+    """`size` is what it takes of the bound: key, fields, body, and what every entry costs."""
+
     status: int
     pairs: tuple[Pair, ...]
     body: bytes
     at: float
+    size: int
 
 
 class StaleStore:
@@ -36,18 +47,20 @@ class StaleStore:
     __slots__ = ("_answers", "_clock", "_longest", "_most", "_size", "max_body")
 
     def __init__(self, longest: float, max_body: int, most: int, clock: Callable[[], float]) -> None:
-        self._answers: OrderedDict[tuple[bytes | str | None, ...], Kept] = OrderedDict()
+        self._answers: OrderedDict[Key, Kept] = OrderedDict()
         self._longest = longest
         self._most = most
         self._size = 0
         self._clock = clock
         self.max_body = max_body
 
-    def key(self, exchange: Exchange) -> tuple[bytes | str | None, ...] | None:
+    def key(self, exchange: Exchange) -> Key | None:
         index = exchange.headers.index
         if exchange.method != b"GET" or b"cookie" in index or b"range" in index or exchange.websocket:
             return None
-        if (b"authorization" in index or exchange.api_key) and not exchange.user:
+        if b"authorization" in index and exchange.verified is None:
+            return None
+        if not exchange.api_key and any(name in index for name in _KEY_FIELDS):
             return None
         return (exchange.path, exchange.query, exchange.host, exchange.user, *(index.get(one) for one in _VARIES_BY))
 
@@ -66,16 +79,17 @@ class StaleStore:
         if key is None or len(body) > self.max_body:
             return
         self._drop(key)
-        kept = Kept(status, tuple(pair for pair in pairs if pair[0] not in _UNKEPT), body, self._clock())
-        self._answers[key] = kept
-        self._size += len(body)
+        fields = tuple(pair for pair in pairs if pair[0] not in _UNKEPT)
+        size = ENTRY_BYTES + len(body) + sum(len(part) for pair in (key, *fields) for part in pair if part)
+        self._answers[key] = kept = Kept(status, fields, body, self._clock(), size)
+        self._size += kept.size
         while self._size > self._most:
             self._drop(next(iter(self._answers)))
 
-    def _drop(self, key: tuple[bytes | str | None, ...]) -> None:
+    def _drop(self, key: Key) -> None:
         before = self._answers.pop(key, None)
         if before is not None:
-            self._size -= len(before.body)
+            self._size -= before.size
 
     def find(self, exchange: Exchange) -> Response | None:
         key = self.key(exchange)

@@ -113,14 +113,19 @@ class Forwarder(Attempts):
     async def _wait(self, waiting: Awaitable[None], then: Callable[[], None]) -> None:
         try:
             await waiting
-            self._task = None
+            self._forget_own_task()
             then()
         except (Rejection, Answered) as outcome:
-            self._task = None
+            self._forget_own_task()
             self._conclude(outcome)
         except Exception:
-            self._task = None
+            self._forget_own_task()
             self._defect()
+
+    def _forget_own_task(self) -> None:
+        """Not another's: the client's next exchange may have begun in this one's task."""
+        if self._task is asyncio.current_task(self._loop):
+            self._task = None
 
     def _admitted(self) -> None:
         """The policies let the request's head pass."""
@@ -170,7 +175,7 @@ class Forwarder(Attempts):
         if connection is not None and connection.reused and not connection.answered and self._take_stale():
             return
         self._attempt_failed("reset")
-        if not self._again("reset"):
+        if not self._left_to_hedge(rejection) and not self._again("reset"):
             self._conclude(rejection)
 
     def on_upstream_writable(self, writable: bool) -> None:
@@ -203,6 +208,8 @@ class Forwarder(Attempts):
             self._keeper = route.fallback.keeper(exchange, response)
         if route.chain.buffers_response and length != NO_BODY:
             self._response_head = response
+            self._response_body = []
+            self._buffered = 0
             self.on_upstream_data(data, ended)
             return
         try:
@@ -219,6 +226,8 @@ class Forwarder(Attempts):
         else:
             self._upstream_at = self._loop.time()
             self._answer.head(response, length, data, False, [])
+            if self._client.blocked_for(self._upstream_at):
+                self.on_client_writable(False)
 
     def _instead(self, status: int, response: Response) -> bool:
         """Another attempt, or the route's fallback, in place of this answer."""
@@ -235,7 +244,9 @@ class Forwarder(Attempts):
         if fallback is None or self._answer.begun or exchange.websocket:
             return False
         other = fallback.cluster
-        if other is not None and other is not cluster and self.upload.replayable and self._may_repeat(kind, exchange):
+        once = not self._fell_back and self.upload.replayable and self._may_repeat(kind, exchange)
+        if other is not None and other is not cluster and once:
+            self._fell_back = True
             cluster.stats.fallbacks["cluster"] += 1
             self._leave_cluster()
             self._failed.clear()
@@ -359,7 +370,8 @@ class Forwarder(Attempts):
             exchange.failure = "slow-reader"
             self._finish(clean=False)
         elif now >= exchange.deadline:
-            self._attempt_failed("timeout")
+            if self.upload.ended and not self._answer.begun and exchange.deadline >= exchange.started + limits.request:
+                self._attempt_failed("timeout")
             seconds = exchange.deadline - exchange.started
             self._conclude(UpstreamTimeout(f"the exchange took longer than {seconds:g} s", rule="timeouts.request"))
         elif self._answer.begun:
@@ -368,12 +380,13 @@ class Forwarder(Attempts):
                 self._finish(clean=False)
         elif not self.upload.ended:
             self._check_upload(now)
-        elif self._attempt is not None and now - self._tried_at >= limits.per_try:
+        elif now - self._tried_at >= limits.per_try and (self._attempt is not None or self._hedge is not None):
             self._attempt_failed("timeout")
             if self._upstream is not None:
                 self._upstream.abandon()
-            if not self._again("timeout"):
-                self._conclude(UpstreamTimeout(f"no answer within {limits.per_try:g} s", rule="timeouts.per_try"))
+            slow = UpstreamTimeout(f"no answer within {limits.per_try:g} s", rule="timeouts.per_try")
+            if not self._left_to_hedge(slow) and not self._again("timeout"):
+                self._conclude(slow)
 
     def _check_upload(self, now: float) -> None:
         timeouts, upload = self._client.timeouts, self.upload

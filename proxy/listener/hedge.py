@@ -86,8 +86,9 @@ class Hedge:
         raise AssertionError("handshakes are not hedged")
 
     def on_upstream_lost(self, rejection: Rejection) -> None:
-        self.connection = None
-        self.attempt.failed("reset")
+        connection, self.connection = self.connection, None
+        if connection is None or not connection.reused or connection.answered:
+            self.attempt.failed("reset")
         self._lose()
 
     def on_upstream_writable(self, writable: bool) -> None:

@@ -198,10 +198,9 @@ class Cluster:
         if self.retry.attempts > 1:
             self.budget.deposit()
 
-    @property
-    def least_seconds(self) -> float:
+    def least_seconds(self, now: float) -> float:
         """What no answer has been faster than, lately; 0 while nothing is known."""
-        return self.adaptive.least_seconds if self.adaptive is not None else 0.0
+        return self.adaptive.least_seconds(now) if self.adaptive is not None else 0.0
 
     def watch(self, endpoint: Endpoint, seconds: float, *, failed: bool, gateway: bool) -> None:
         """An attempt's outcome, for those that learn from it."""
@@ -238,7 +237,7 @@ class Cluster:
 
     def _pick(self, failed: Sequence[Endpoint]) -> Endpoint:
         fit = [one for one in self.endpoints if one.fit]
-        if len(fit) < self.spec.panic * len(self.endpoints):
+        if not fit or len(fit) < self.spec.panic * len(self.endpoints):
             self.stats.panics += 1
             fit = list(self.endpoints)
         fit = [one for one in fit if one.breaker is None or one.breaker.available] or fit

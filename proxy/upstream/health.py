@@ -76,7 +76,7 @@ class HealthChecker:
                     return not self._terms.path or await self._ask(endpoint, reader, writer)
                 finally:
                     writer.transport.abort()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError, IndexError):
             return False
 
     async def _ask(self, endpoint: Endpoint, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from proxy.exchange import Exchange
 
-IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-"""RFC 9110 section 9.2.2; TRACE is refused anyway."""
+SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+IDEMPOTENT = SAFE | {b"PUT", b"DELETE"}
+"""RFC 9110 sections 9.2.1 and 9.2.2; TRACE is refused anyway."""
 
 
 def repeatable(exchange: Exchange) -> bool:

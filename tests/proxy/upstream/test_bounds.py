@@ -38,6 +38,19 @@ def test_an_idle_upstream_does_not_raise_the_limit() -> None:
     assert limit.limit == 50
 
 
+def test_the_least_time_is_the_shortest_answers_and_is_forgotten() -> None:
+    """Else requests whose deadlines are shorter than one slow spell would be refused for ever."""
+    limit = AdaptiveLimit(AdaptiveTerms(remember=30.0), 0.0)
+    assert limit.least_seconds(0.0) == 0
+    now = 0.0
+    for number in range(60):
+        now += 0.01
+        limit.sample(0.5 if number % 3 else 0.02, 1, now)
+    assert limit.least_seconds(now) == 0.02
+    assert limit.least_seconds(now + 29) == 0.02
+    assert limit.least_seconds(now + 31) == 0
+
+
 @given(st.lists(st.tuples(st.floats(0.0001, 10), st.integers(1, 2000)), max_size=300))
 def test_the_limit_stays_within_its_bounds(samples: list[tuple[float, int]]) -> None:
     limit = AdaptiveLimit(AdaptiveTerms(least=3, most=200, samples=1, window=0), 0.0)

@@ -10,6 +10,9 @@ import orjson
 import pytest
 
 from breaker import State
+from proxy.exchange import Exchange
+from proxy.headers import Headers
+from proxy.listener.fallback import StaleStore
 from proxy.listener.overload import OverloadGuard
 from tests.conftest import Served, Start
 from tests.wire import Reader, ScriptedUpstream, Wire, Writer, read_request
@@ -116,6 +119,50 @@ async def test_a_client_that_goes_away_is_neutral(serve: Start, upstream: Script
     assert app(served).breaker.state is State.CLOSED
 
 
+async def test_a_client_in_a_hurry_is_neutral(serve: Start, upstream: ScriptedUpstream) -> None:
+    upstream.script = Application("hang")
+    served = await serve(upstream.port, cluster=cluster(upstream.port, more="breaker: {consecutive: 1}"))
+    request = b"GET /a HTTP/1.1\r\nHost: a\r\nX-Request-Timeout: 50\r\n\r\n"
+    assert [(await served.ask(request))[0] for _ in range(3)] == [504] * 3
+    assert app(served).breaker.state is State.CLOSED
+    assert app(served).breaker.trips == {}
+
+
+async def test_a_client_that_is_slow_to_send_is_neutral(serve: Start, upstream: ScriptedUpstream) -> None:
+    upstream.script = Application()
+    served = await serve(
+        upstream.port, cluster=cluster(upstream.port, more="breaker: {consecutive: 1}"),
+        route_timeouts="{request: 300ms}",
+    )  # fmt: skip
+    wire = await served.connect()
+    wire.send(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc")
+    assert (await wire.answer())[0] == 504
+    assert app(served).breaker.state is State.CLOSED
+
+
+async def test_an_answer_that_the_route_cuts_was_no_failure(serve: Start, upstream: ScriptedUpstream) -> None:
+    """It had begun in time, and was told to the breaker as what it was."""
+    upstream.script = Application(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc")
+    served = await serve(
+        upstream.port, cluster=cluster(upstream.port, more="breaker: {consecutive: 1}"),
+        route_timeouts="{request: 300ms}",
+    )  # fmt: skip
+    wire = await served.connect()
+    wire.send(GET)
+    assert (await wire.head())[0] == 200
+    assert await wire.rest() == b"abc"
+    assert app(served).breaker.state is State.CLOSED
+
+
+async def test_the_routes_own_deadline_counts(serve: Start, upstream: ScriptedUpstream) -> None:
+    upstream.script = Application("hang")
+    served = await serve(
+        upstream.port, cluster=cluster(upstream.port, more="breaker: {consecutive: 1}"),
+        route_timeouts="{request: 300ms}",
+    )  # fmt: skip
+    assert [(await served.ask(GET))[0] for _ in range(2)] == [504, 503]
+
+
 async def test_the_operator_holds_it_open_closed_and_resets_it(serve: Start, upstream: ScriptedUpstream) -> None:
     upstream.script = Application()
     served = await serve(upstream.port, cluster=cluster(upstream.port, more=BREAKER))
@@ -207,6 +254,61 @@ async def test_a_slow_attempt_is_hedged(serve: Start, upstream: ScriptedUpstream
         await served.settled_upstream()
 
 
+@pytest.mark.parametrize("request_line", [b"DELETE /a", b"PUT /a"])
+async def test_what_changes_something_is_not_hedged(
+    serve: Start, upstream: ScriptedUpstream, request_line: bytes
+) -> None:
+    upstream.script = slow = Application("hang")
+    async with ScriptedUpstream() as other:
+        other.script = fast = Application(200)
+        more = "balance: round_robin, retry: {attempts: 1, hedge_after: 30ms, floor: 10}"
+        served = await serve(upstream.port, cluster=cluster(other.port, upstream.port, more=more))
+        wire = await served.connect()
+        wire.send(request_line + b" HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        await until(lambda: len(slow.requests) == 1)
+        await asyncio.sleep(0.3)
+        slow.release.set()
+        assert (await wire.answer())[0] == 200
+        assert (len(fast.requests), app(served).stats.hedges) == (0, 0)
+
+
+async def test_a_first_attempt_that_fails_leaves_it_to_the_second(serve: Start, upstream: ScriptedUpstream) -> None:
+    lost = asyncio.Event()
+
+    async def dies(reader: Reader, writer: Writer) -> None:
+        await read_request(reader)
+        await lost.wait()
+        writer.transport.abort()
+
+    upstream.script = dies
+    async with ScriptedUpstream() as other:
+        other.script = second = Application("hang")
+        more = "balance: round_robin, retry: {attempts: 1, hedge_after: 30ms, floor: 10}"
+        served = await serve(upstream.port, cluster=cluster(other.port, upstream.port, more=more))
+        wire = await served.connect()
+        wire.send(GET)
+        await until(lambda: len(second.requests) == 1)
+        lost.set()
+        await until(lambda: app(served).endpoints[1].active == 0)
+        second.release.set()
+        assert (await wire.answer())[0] == 200
+        assert (app(served).budget.active, app(served).running) == (0, 0)
+
+
+async def test_where_both_attempts_fail_the_first_failure_is_told(serve: Start, upstream: ScriptedUpstream) -> None:
+    async with ScriptedUpstream() as other:
+        seen = [Application("hang"), Application("hang")]
+        upstream.script, other.script = seen
+        more = "retry: {attempts: 1, hedge_after: 30ms, floor: 10}"
+        served = await serve(
+            upstream.port, cluster=cluster(other.port, upstream.port, more=more), route_timeouts="{per_try: 400ms}"
+        )
+        status, _, body = await served.ask(GET)
+        assert (status, orjson.loads(body)["rule"]) == (504, "timeouts.per_try")
+        assert [len(one.requests) for one in seen] == [1, 1]
+        assert (app(served).budget.active, app(served).running) == (0, 0)
+
+
 # deadlines
 
 
@@ -268,7 +370,11 @@ async def test_what_is_never_kept(serve: Start, upstream: ScriptedUpstream, answ
     assert [(await served.ask(GET))[0] for _ in range(2)] == [200, 502]
 
 
-@pytest.mark.parametrize("line", [b"Cookie: sid=1", b"Authorization: Bearer unverified"])
+@pytest.mark.parametrize("line", [
+    b"Cookie: sid=1",
+    b"Authorization: Bearer unverified",
+    b"X-API-Key: one that only the upstream knows",
+])  # fmt: skip
 async def test_nobody_gets_anothers_answer(serve: Start, upstream: ScriptedUpstream, line: bytes) -> None:
     upstream.script = Application(200, "reset")
     served = await serve(upstream.port, route_more="fallback: {stale: {}}")
@@ -293,6 +399,33 @@ async def test_another_cluster_stands_in(serve: Start, upstream: ScriptedUpstrea
     assert good.requests[0][1] == b"abc"
     spare = served.proxy.compiled.clusters["spare"]
     assert (app(served).running, spare.running, app(served).stats.fallbacks["cluster"]) == (0, 0, 1)
+
+
+async def test_where_both_clusters_refuse_the_client_hears_it_once(serve: Start, upstream: ScriptedUpstream) -> None:
+    upstream.script = slow = Application("hang")
+    bound = f'"127.0.0.1:{upstream.port}"], max_requests: 1'
+    served = await serve(
+        upstream.port, cluster=f"{bound}}}\n  spare: {{endpoints: [{bound}}}", route_more="fallback: {to: spare}"
+    )
+    wires = [await served.connect() for _ in range(2)]
+    for number, wire in enumerate(wires, 1):
+        wire.send(GET)
+        await until(lambda number=number: len(slow.requests) == number)
+    status, _, body = await served.ask(GET)
+    assert (status, orjson.loads(body)["type"].rpartition(":")[2]) == (503, "overloaded")
+    assert app(served).stats.fallbacks["cluster"] == 2
+    slow.release.set()
+    assert [(await wire.answer())[0] for wire in wires] == [200, 200]
+
+
+def test_answers_that_are_kept_are_bounded_though_they_are_empty() -> None:
+    store = StaleStore(60.0, 1000, 100_000, lambda: 0.0)
+    for number in range(5_000):
+        exchange = Exchange(b"GET", 1, Headers([(b"host", b"a")]), "192.0.2.1", 0.0)
+        exchange.path, exchange.query, exchange.host = b"/a", b"%d" % number, b"a"
+        store.keep(exchange, 200, [], b"")
+    assert 50 < len(store._answers) < 250
+    assert store._size <= 100_000
 
 
 # endpoints
@@ -340,6 +473,29 @@ async def test_health_checks_take_an_endpoint_out_and_bring_it_back(
     async with ScriptedUpstream(port) as back:
         back.script = Application(200)
         await until(lambda: app(served).endpoints[1].healthy)
+
+
+async def test_a_health_answer_that_is_none_is_ill_and_the_next_is_looked_at(
+    serve: Start, upstream: ScriptedUpstream
+) -> None:
+    upstream.script = seen = Application(200)
+    more = "health: {path: /h, interval: 30ms, unhealthy_interval: 20ms, unhealthy: 2, healthy: 2, timeout: 500ms}"
+    served = await serve(upstream.port, cluster=cluster(upstream.port, more=more))
+    for what in (b"HTTP/1.1\r\n\r\n", b"HTTP/1.1 many\r\n\r\n", b"\r\n"):
+        seen.plan = [what]
+        await until(lambda: not app(served).endpoints[0].healthy)
+        seen.plan = [200]
+        await until(lambda: app(served).endpoints[0].healthy)
+
+
+async def test_without_panic_one_that_is_ill_is_tried_where_there_is_no_other(
+    serve: Start, upstream: ScriptedUpstream
+) -> None:
+    upstream.script = Application(200)
+    served = await serve(upstream.port, cluster=cluster(upstream.port, upstream.port, more="panic: 0%"))
+    for endpoint in app(served).endpoints:
+        endpoint.healthy = False
+    assert (await served.ask(GET))[0] == 200
 
 
 async def test_in_a_panic_all_are_used(serve: Start, upstream: ScriptedUpstream) -> None:
