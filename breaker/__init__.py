@@ -14,7 +14,8 @@ The proxy runs one for each cluster and endpoint; SimplePro puts one around Redi
 Deadlines go inside the attempt, so that a call that was too slow counts as failed. A cancelled call is neutral.
 """
 
-from breaker.breaker import Attempt, Breaker, BreakerOpen, State
+from breaker.attempt import Attempt
+from breaker.breaker import Breaker, BreakerOpen, State
 from breaker.settings import Consecutive, ErrorRate, OpenTime, Settings, SlowRate
 
 __all__ = [

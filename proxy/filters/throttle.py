@@ -52,6 +52,10 @@ class Limit:
     known: dict[tuple[object, ...], list[Charge]] = field(default_factory=dict)
     """Charges of clients that came before, bounded by MAX_KNOWN; a hash and a key need not be made again."""
 
+    @property
+    def all_quotas(self) -> list[Quota]:
+        return [*self.quotas, *(quota for tier in self.tiers.values() for quota in tier)]
+
     def charges(self, exchange: Exchange) -> list[Charge]:
         cost = self.costs.get(exchange.method, self.costs[b""])
         if not cost or (self.matches and not self.matches(exchange)) or (self.exempts and self.exempts(exchange)):
@@ -112,6 +116,35 @@ class Throttled:
         """What each charge came to; None where none of them is reserved, or no answer has come."""
 
 
+class Waiting(Deferred):
+    """For the decision; `begun` once the hook has returned without it. No closure: one that knows itself is garbage
+    that only the collector finds, on every request."""
+
+    __slots__ = ("_exchange", "_state", "_throttle", "begun")
+
+    def __init__(self, throttle: Throttle, exchange: Exchange, state: Throttled) -> None:
+        super().__init__()
+        self._throttle = throttle
+        self._exchange = exchange
+        self._state = state
+        self.begun = False
+
+    def decided(self, decision: Decision) -> None:
+        state, throttle = self._state, self._throttle
+        state.decision = decision
+        if not self.begun:
+            return
+        if self.done:
+            throttle.forget(state)
+            return
+        try:
+            throttle.judge(self._exchange, state)
+        except RateLimited as refusal:
+            self.end(refusal)
+        else:
+            self.end()
+
+
 class Throttle(Filter):
     __slots__ = ("_cost_headers", "_legacy", "_limiter", "_limits", "_loop", "_made", "_name", "_told", "usage")
 
@@ -132,7 +165,8 @@ class Throttle(Filter):
         self._made = 0
         self._cost_headers = frozenset(limit.cost_header for limit in limits if limit.cost_header)
         """For us alone: they go no further."""
-        self._told: dict[Quota, tuple[bytes, bytes]] = {}
+        self._told = {id(quota): _told(quota) for limit in limits for quota in limit.all_quotas}
+        """By identity: a quota's own hash is made of all its fields, each time. The limits keep them alive."""
         self.usage: defaultdict[str, Usage] = defaultdict(lambda: Usage(heavy=HeavyKeys(window)))
 
     def on_request(self, exchange: Exchange) -> Deferred | None:
@@ -146,27 +180,12 @@ class Throttle(Filter):
         if not charges:
             return None
         exchange.throttled = state = Throttled(limits, charges, self._reservation(charges))
-        waiting: Deferred | None = None
-
-        def decided(decision: Decision) -> None:
-            state.decision = decision
-            if waiting is None:
-                return
-            if waiting.done:
-                self._forget(state)
-                return
-            try:
-                self._judge(exchange, state)
-            except RateLimited as refusal:
-                waiting.end(refusal)
-            else:
-                waiting.end()
-
-        self._limiter.decide(charges, state.reservation, decided)
+        waiting = Waiting(self, exchange, state)
+        self._limiter.decide(charges, state.reservation, waiting.decided)
         if state.decision is not None:
-            self._judge(exchange, state)
+            self.judge(exchange, state)
             return None
-        waiting = Deferred()
+        waiting.begun = True
         return waiting
 
     def _reservation(self, charges: list[Charge]) -> str:
@@ -177,7 +196,7 @@ class Throttle(Filter):
                 return f"{self._name}.{self._made}"
         return "-"
 
-    def _judge(self, exchange: Exchange, state: Throttled) -> None:
+    def judge(self, exchange: Exchange, state: Throttled) -> None:
         """Count, and refuse through the rule that denied; of several, the one that denies for longest."""
         decision = state.decision
         if decision is None:
@@ -234,7 +253,7 @@ class Throttle(Filter):
     def _fields(self, charge: Charge, outcome: Outcome, left: int) -> tuple[tuple[bytes, bytes], ...]:
         quota = charge.quota
         seconds = -(-max(outcome.reset, outcome.retry) // 1000)
-        name, policy = self._told.get(quota) or self._tell(quota)
+        name, policy = self._told[id(quota)]
         fields = ((b"ratelimit-policy", policy), (b"ratelimit", b"%b;r=%d;t=%d" % (name, left, seconds)))
         if not self._legacy:
             return fields
@@ -244,13 +263,6 @@ class Throttle(Filter):
             (b"x-ratelimit-remaining", b"%d" % left),
             (b"x-ratelimit-reset", b"%d" % seconds),
         )
-
-    def _tell(self, quota: Quota) -> tuple[bytes, bytes]:
-        """The quota's name, and its policy, as the fields have them."""
-        name = b'"%b"' % quota.name.encode()
-        window = b";w=%d" % (quota.window // 1000) if quota.window else b';qu="concurrent-requests"'
-        self._told[quota] = told = (name, b"%b;q=%d%b" % (name, quota.amount, window))
-        return told
 
     def on_complete(self, exchange: Exchange) -> None:
         state = exchange.throttled
@@ -267,10 +279,17 @@ class Throttle(Filter):
         if held:
             self._limiter.settle(held, state.reservation)
 
-    def _forget(self, state: Throttled) -> None:
+    def forget(self, state: Throttled) -> None:
         """The client had gone when the decision came: what it holds is given back."""
         if state.decision is not None and state.decision.admitted:
             self._settle(state, [0] * len(state.charges))
+
+
+def _told(quota: Quota) -> tuple[bytes, bytes]:
+    """The quota's name, and its policy, as the fields have them."""
+    name = b'"%b"' % quota.name.encode()
+    window = b";w=%d" % (quota.window // 1000) if quota.window else b';qu="concurrent-requests"'
+    return name, b"%b;q=%d%b" % (name, quota.amount, window)
 
 
 def _taken(charge: Charge, limit: Limit, response: Response) -> int:

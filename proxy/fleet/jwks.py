@@ -55,7 +55,7 @@ class KeySource:
     async def _keep_fresh(self) -> None:
         async with self._session() as session:
             while True:
-                pause = self._refresh * random.uniform(0.9, 1) if self.fetched else RETRY_SECONDS  # noqa: S311
+                pause = self._refresh * random.uniform(0.9, 1) if self.fetched else RETRY_SECONDS  # noqa: S311  # jitter
                 try:
                     async with asyncio.timeout(pause):
                         await self._wanted.wait()

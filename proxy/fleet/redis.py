@@ -17,7 +17,8 @@ from redis.exceptions import RedisError
 
 from proxy.fleet.board import MAX_FACTS, Board
 from proxy.throttle.cluster import ClusterStore, slot_of
-from proxy.throttle.store import Reply, Store, StoreAddress, pack
+from proxy.throttle.link import Reply, pack
+from proxy.throttle.store import Store, StoreAddress
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from proxy.throttle.store import Locate, StoreError
+from proxy.throttle.link import StoreError
+from proxy.throttle.store import Locate
 
 ASK_SECONDS = 0.3
 """For each Sentinel that is asked; a connection to the store has a second in all."""

@@ -15,7 +15,8 @@ from dataclasses import replace
 
 import hiredis
 
-from proxy.throttle.store import CONNECT_SECONDS, OnReply, Reply, Store, StoreAddress, StoreError, StoreStats, pack
+from proxy.throttle.link import OnReply, Reply, StoreError, pack
+from proxy.throttle.store import CONNECT_SECONDS, Store, StoreAddress, StoreStats
 
 SLOTS = 16_384
 REFRESH_SECONDS = 5.0

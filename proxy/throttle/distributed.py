@@ -12,17 +12,20 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from hashlib import sha1
+from functools import partial
 from math import ceil
+from typing import TypeVar
 
 import hiredis
 
 from proxy.throttle.charge import Charge, Decision, OnDecision, Outcome, Settlement, Strategy
 from proxy.throttle.cluster import ClusterStore, slot_of
+from proxy.throttle.link import Reply, StoreError, pack
 from proxy.throttle.local import LocalLimiter
-from proxy.throttle.script import DECIDE, SETTLE
-from proxy.throttle.store import Locate, Reply, Store, StoreAddress, StoreError, pack
+from proxy.throttle.store import Locate, Store, StoreAddress
+from proxy.throttle.wire import SCRIPTS, decide_command, decision_of, settle_command
 
+T = TypeVar("T")
 HEARTBEAT_SECONDS = 2.0
 PEER_LIVES_MS = 7_000
 MAX_OWED = 10_000
@@ -86,58 +89,45 @@ class RedisLimiter:
             then(self.decided_alone(charges, reservation))
             return
 
-        groups = [] if self._whole else _by_identity(charges)
+        groups = [] if self._whole else _grouped(charges, lambda one: one.identity)
         if len(groups) > 1:
             _Together(self, charges, groups, reservation, then).start()
             return
 
-        def answered(decision: Decision | None) -> None:
-            if decision is None:
-                then(self.decided_alone(charges, reservation))
-            else:
-                self.decisions["redis"] += 1
-                then(decision)
+        self.ask_one(charges, reservation, partial(self._answered, charges, reservation, then))
 
-        self.ask_one(charges, reservation, answered)
+    def _answered(
+        self, charges: Sequence[Charge], reservation: str, then: OnDecision, decision: Decision | None
+    ) -> None:
+        if decision is None:
+            decision = self.decided_alone(charges, reservation)
+        else:
+            self.decisions["redis"] += 1
+        then(decision)
 
     def ask_one(self, charges: Sequence[Charge], reservation: str, then: Callable[[Decision | None], None]) -> None:
         """Decide charges whose keys share a slot; None where the store does not answer."""
-        store = self.store
         slot = 0 if self._whole else slot_of(f"{self._prefix}:{charges[0].key}")
+        asking = partial(self._replied, charges, reservation, then, slot)
+        self.store.ask(decide_command(self._prefix, charges, reservation), asking, slot)
 
-        def answered(reply: Reply) -> None:
-            if isinstance(reply, list):
-                then(_decision(reply))
-            elif isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
-                store.ask(self._decide_command(charges, reservation, whole=True), answered, slot)
-            else:
-                if not isinstance(reply, StoreError):
-                    store.stats.failed(str(reply).split(" ", 1)[0].lower())
-                then(None)
-
-        store.ask(self._decide_command(charges, reservation), answered, slot)
-
-    def _decide_command(self, charges: Sequence[Charge], reservation: str, *, whole: bool = False) -> bytes:
-        """The script's call as it travels; what of it recurs with a charge is kept on the charge."""
-        keys: list[bytes] = []
-        arguments: list[bytes] = []
-        for charge in charges:
-            wire = charge.wire
-            if wire is None:
-                wire = charge.wire = self._wire(charge)
-            keys.append(wire[0])
-            arguments.append(wire[1])
-        count = len(charges)
-        script = b"$4\r\nEVAL\r\n" + _bulk(DECIDE) if whole else _EVALSHA
-        head = b"*%d\r\n%b%b" % (5 + 8 * count, script, _bulk(2 * count))
-        return b"".join([head, *keys, b"$2\r\n-1\r\n", _bulk(reservation), *arguments])
-
-    def _wire(self, charge: Charge) -> tuple[bytes, bytes]:
-        quota = charge.quota
-        key = f"{self._prefix}:{charge.key}"
-        flags = charge.holds + 2 * quota.shadow
-        arguments = (int(quota.strategy), quota.amount, quota.window, charge.cost, flags, quota.lease)
-        return _bulk(key) + _bulk(_holds_of(key, charge)), b"".join([_bulk(one) for one in arguments])
+    def _replied(
+        self,
+        charges: Sequence[Charge],
+        reservation: str,
+        then: Callable[[Decision | None], None],
+        slot: int,
+        reply: Reply,
+    ) -> None:
+        if isinstance(reply, list):
+            then(decision_of(reply))
+        elif isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
+            asking = partial(self._replied, charges, reservation, then, slot)
+            self.store.ask(decide_command(self._prefix, charges, reservation, whole=True), asking, slot)
+        else:
+            if not isinstance(reply, StoreError):
+                self.store.stats.failed(str(reply).split(" ", 1)[0].lower())
+            then(None)
 
     def decided_alone(self, charges: Sequence[Charge], reservation: str) -> Decision:
         """Decide without the store, each quota by its `on_store_failure`."""
@@ -175,7 +165,7 @@ class RedisLimiter:
     def settle(self, settlements: Sequence[Settlement], reservation: str) -> None:
         self.fallback.settle([(self._share(charge), taken) for charge, taken in settlements], reservation)
         if self.store.available:
-            for group in [settlements] if self._whole else _settlements_by_identity(settlements):
+            for group in [settlements] if self._whole else _grouped(settlements, lambda one: one[0].identity):
                 self.send_settlement(group, reservation)
             return
         for charge, taken in settlements:
@@ -184,24 +174,16 @@ class RedisLimiter:
 
     def send_settlement(self, settlements: Sequence[Settlement], reservation: str, mode: str = "settle") -> None:
         """Their keys share a slot."""
-        store = self.store
-        keys: list[str] = []
-        arguments: list[bytes | str | int] = [-1, reservation, mode]
-        for charge, taken in settlements:
-            key = f"{self._prefix}:{charge.key}"
-            keys += (key, key if mode == "merge" else key + ":r")
-            quota = charge.quota
-            taken = 0 if quota.strategy is Strategy.CONCURRENT else taken
-            arguments += (int(quota.strategy), quota.amount, quota.window, charge.cost, taken)
-        slot = 0 if self._whole else slot_of(keys[0])
+        slot = 0 if self._whole else slot_of(f"{self._prefix}:{settlements[0][0].key}")
 
         def answered(reply: Reply) -> None:
             if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
-                store.ask(pack("EVAL", SETTLE, len(keys), *keys, *arguments), self._settled, slot)
+                again = settle_command(self._prefix, settlements, reservation, mode, whole=True)
+                self.store.ask(again, self._settled, slot)
             else:
                 self._settled(reply)
 
-        store.ask(pack("EVALSHA", _SHA["settle"], len(keys), *keys, *arguments), answered, slot)
+        self.store.ask(settle_command(self._prefix, settlements, reservation, mode), answered, slot)
 
     def _settled(self, reply: Reply) -> None:
         """A settlement that failed costs nothing but its lease's time."""
@@ -301,39 +283,13 @@ class _Together:
             self._then(Decision(self._admitted, outcomes, "redis"))
 
 
-def _by_identity(charges: Sequence[Charge]) -> list[list[Charge]]:
-    """Charges of one identity have one hash tag, so one slot."""
-    groups: dict[str, list[Charge]] = {}
-    for charge in charges:
-        groups.setdefault(charge.identity, []).append(charge)
+def _grouped(items: Sequence[T], identity: Callable[[T], str]) -> list[list[T]]:
+    """What is of one identity has one hash tag, so one slot."""
+    groups: dict[str, list[T]] = {}
+    for one in items:
+        groups.setdefault(identity(one), []).append(one)
     return list(groups.values())
 
 
-def _settlements_by_identity(settlements: Sequence[Settlement]) -> list[list[Settlement]]:
-    groups: dict[str, list[Settlement]] = {}
-    for one in settlements:
-        groups.setdefault(one[0].identity, []).append(one)
-    return list(groups.values())
-
-
-def _holds_of(key: str, charge: Charge) -> str:
-    """Where nothing is held the counter's key stands twice: a migrating slot answers only for keys that exist."""
-    return key + ":r" if charge.holds else key
-
-
-def _bulk(value: str | bytes | int) -> bytes:
-    """RESP's bulk string."""
-    data = value if isinstance(value, bytes) else str(value).encode()
-    return b"$%d\r\n%b\r\n" % (len(data), data)
-
-
-SCRIPTS = {"decide": DECIDE, "settle": SETTLE}
-_SHA = {name: sha1(script.encode(), usedforsecurity=False).hexdigest() for name, script in SCRIPTS.items()}
-_EVALSHA = b"$7\r\nEVALSHA\r\n" + _bulk(_SHA["decide"])
 _UNKNOWN = Outcome(True, 0, 0, 0)
 _CLOSED = Outcome(False, 0, 1000, 1000)
-
-
-def _decision(reply: list[int]) -> Decision:
-    outcomes = tuple([Outcome(reply[at] == 1, *reply[at + 1 : at + 4]) for at in range(1, len(reply), 4)])
-    return Decision(reply[0] == 1, outcomes, "redis")

@@ -14,19 +14,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import hiredis
-
-from proxy.batch import Outbox, TickWriter
+from proxy.batch import TickWriter
 from proxy.telemetry.stats import DURATIONS, Histogram
+from proxy.throttle.link import Link, OnReply, Reply, StoreError, pack, tell
 
 log = logging.getLogger(__name__)
 
-Reply = Any
-"""What hiredis makes of an answer: bytes, int, list or None."""
-OnReply = Callable[[Reply], None]
 Locate = Callable[[], Awaitable[tuple[str, int]]]
 
 MAX_PENDING = 20_000
@@ -35,16 +30,6 @@ PATIENCE = 5
 """Answers in a row that came too late before the store counts as away."""
 CONNECT_SECONDS = 1.0
 BACKOFF_FROM, BACKOFF_TO = 0.05, 2.0
-
-
-def pack(*parts: bytes | str | int) -> bytes:
-    """A command as it travels (RESP)."""
-    packed: bytes = hiredis.pack_command(parts)  # type: ignore[arg-type]  # its stub says one-tuple
-    return packed
-
-
-class StoreError(Exception):
-    """The store is away, too slow, or refused the command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,48 +73,6 @@ class StoreStats:
         self.failures[reason] = self.failures.get(reason, 0) + 1
 
 
-class _Link(asyncio.Protocol):
-    """Bytes to answers for one connection's life."""
-
-    def __init__(self, store: Store, writer: TickWriter) -> None:
-        self._store = store
-        self._writer = writer
-        self._reader = hiredis.Reader()
-        self.pending: deque[list[Any]] = deque()
-        """[OnReply or None once it was told, when it was asked]"""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: asyncio.Transport = transport  # type: ignore[assignment]  # create_connection gives a stream's
-        self._outbox = Outbox(self._writer, self.transport)
-
-    def ask(self, command: bytes, then: OnReply) -> None:
-        self.pending.append([then, perf_counter()])
-        self._outbox.write(command)
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            self._reader.feed(data)
-            while (reply := self._reader.gets()) is not False:
-                then, asked = self.pending.popleft()
-                if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("READONLY"):
-                    self._store.on_demoted(self)
-                if then is not None:
-                    self._store.on_answer(perf_counter() - asked)
-                    self._tell(then, reply)
-        except (hiredis.ProtocolError, IndexError):
-            log.error("the store's answers make no sense; the connection is given up")
-            self.transport.abort()
-
-    def _tell(self, then: OnReply, reply: Any) -> None:
-        try:
-            then(reply)
-        except Exception:
-            log.exception("an answer of the store could not be used")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._store.on_lost(self)
-
-
 class Store:
     """Asks while the server answers; once it is away, says so without asking, and looks for it by itself.
 
@@ -150,7 +93,7 @@ class Store:
         self._scripts = scripts
         self._loop = asyncio.get_running_loop()
         self._writer = TickWriter(self._loop)
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._late = 0
         self._timer: asyncio.TimerHandle | None = None
         self._reviver: asyncio.Task[None] | None = None
@@ -183,7 +126,7 @@ class Store:
         link = self._link
         if link is None or len(link.pending) >= MAX_PENDING:
             self.stats.failed("away" if link is None else "queue")
-            then(StoreError("the store is away"))
+            tell(then, StoreError("the store is away"))
             return
         link.ask(command, then)
         if self._timer is None:
@@ -215,23 +158,23 @@ class Store:
             self._late += 1
             for then in due:
                 self.stats.failed("deadline")
-                then(StoreError("the store did not answer in time"))
+                tell(then, StoreError("the store did not answer in time"))
             if self._late >= PATIENCE:
                 self._give_up(link, f"no answer within {self._deadline * 1000:g} ms, {PATIENCE} times in a row")
                 return
         if following:
             self._timer = self._loop.call_later(following, self._expire)
 
-    def on_lost(self, link: _Link) -> None:
+    def on_lost(self, link: Link) -> None:
         if link is self._link:
             self._give_up(link, "the connection ended")
 
-    def on_demoted(self, link: _Link) -> None:
+    def on_demoted(self, link: Link) -> None:
         """The server is a replica now. A Cluster's map tells where to go instead, a Sentinel when asked."""
         if self._locate is not None and link is self._link:
             self._loop.call_soon(self._give_up, link, "it is a replica now")
 
-    def _give_up(self, link: _Link, reason: str) -> None:
+    def _give_up(self, link: Link, reason: str) -> None:
         if link is not self._link:
             return
         self._link = None
@@ -241,7 +184,7 @@ class Store:
         for then, _ in waiting:
             if then is not None:
                 self.stats.failed("lost")
-                then(StoreError(reason))
+                tell(then, StoreError(reason))
         self._revive()
 
     def _revive(self) -> None:
@@ -268,13 +211,13 @@ class Store:
                     revived()
                 return
 
-    async def _connect(self) -> _Link:
+    async def _connect(self) -> Link:
         """A connection that is logged in and knows the scripts."""
         address = self._address
         context = ssl.create_default_context() if address.tls else None
         if self._locate is not None:
             self.location = await self._locate()
-        _, link = await self._loop.create_connection(lambda: _Link(self, self._writer), *self.location, ssl=context)
+        _, link = await self._loop.create_connection(lambda: Link(self, self._writer), *self.location, ssl=context)
         try:
             if address.password:
                 user = (address.username,) if address.username else ()
@@ -288,7 +231,7 @@ class Store:
             raise
         return link
 
-    async def _asked(self, link: _Link, *parts: str) -> Reply:
+    async def _asked(self, link: Link, *parts: str) -> Reply:
         future: asyncio.Future[Reply] = self._loop.create_future()
         link.ask(pack(*parts), lambda reply: None if future.done() else future.set_result(reply))
         reply = await future
@@ -316,4 +259,4 @@ class Store:
             link.transport.abort()
             for then, _ in link.pending:
                 if then is not None:
-                    then(StoreError("the proxy is shutting down"))
+                    tell(then, StoreError("the proxy is shutting down"))

