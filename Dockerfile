@@ -21,7 +21,7 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation -w /tmp/wheels . \
 FROM python:3.11-slim-bookworm AS runtime
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin simplepro
 COPY --from=build /opt/simplepro /opt/simplepro
-ENV PATH=/opt/simplepro/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/simplepro/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ENVIRONMENT=production
 WORKDIR /srv
 USER 10001
 STOPSIGNAL SIGTERM

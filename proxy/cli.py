@@ -124,9 +124,14 @@ def hash_key(key: str | None) -> None:
 @policy_option
 @click.option("--method", default="GET", show_default=True)
 @click.option("--host", default="localhost", show_default=True)
+@click.option("--header", "lines", multiple=True, metavar="NAME:VALUE", help="A header of the request; repeatable.")
 @click.argument("target", required=False)
-def routes(path: Path, method: str, host: str, target: str | None) -> None:
-    """Print the routes, or the one that TARGET meets, with its chain."""
+def routes(path: Path, method: str, host: str, lines: tuple[str, ...], target: str | None) -> None:
+    """Print the routes, or the one that TARGET meets, with its chain in the order in which it judges."""
+    parts = [line.partition(":") for line in lines]
+    given = [(name.strip().lower().encode(), value.strip().encode()) for name, _, value in parts]
+    if not all(name for name, _ in given):
+        raise click.UsageError("a header is NAME:VALUE, as in --header 'X-Version: 2'")
     policy = _load(path)
 
     async def look() -> int:
@@ -135,7 +140,7 @@ def routes(path: Path, method: str, host: str, target: str | None) -> None:
         )
         shown = list(compiled.routes.routes)
         if target is not None:
-            exchange = Exchange(method.encode(), 1, Headers([(b"host", host.encode())]), "127.0.0.1", 0.0)
+            exchange = Exchange(method.encode(), 1, Headers([(b"host", host.encode()), *given]), "127.0.0.1", 0.0)
             rules = policy.listener.http.model_dump(exclude={"underscored_headers"})
             try:
                 exchange.path, exchange.query = canonical(
@@ -151,7 +156,7 @@ def routes(path: Path, method: str, host: str, target: str | None) -> None:
             shown = [met]
         for route in shown:
             methods = ",".join(sorted(m.decode() for m in route.matcher.methods)) or "any"
-            rules_shown = " → ".join(("request_id", *route.rule_names))
+            rules_shown = " → ".join(("request_id", *route.chain.rule_names))
             where = f"{methods} {route.matcher.kind} {route.matcher.path.decode()}"
             click.echo(f"{route.name}: {where} → {route.cluster.name}; {rules_shown}")
         return 0

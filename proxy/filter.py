@@ -96,6 +96,24 @@ class Filter:
     def on_complete(self, exchange: Exchange) -> None:
         """The end, whatever it was; runs once, in reverse order, where this filter's turn had come."""
 
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """In whose names it judges, for those who ask what a route runs."""
+        return ()
+
+
+class RuleFilter(Filter):
+    """A filter that judges in one rule's name."""
+
+    __slots__ = ("_rule",)
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        return (self._rule,)
+
 
 class FilterChain:
     """The filters of a route with, for each hook, the bound methods of those that override it."""
@@ -124,6 +142,12 @@ class FilterChain:
         self.upstream_payload = tuple(f.on_upstream_payload for f in filters if _overrides(f, "on_upstream_payload"))
         self.buffers_request = bool(self.client_payload)
         self.buffers_response = bool(self.upstream_payload)
+
+    @property
+    def rule_names(self) -> tuple[str, ...]:
+        """In the order in which they judge; a mode other than enforce is told."""
+        rules = dict.fromkeys(rule for one in self.filters for rule in one.rules)
+        return tuple(rule.name if rule.mode is Mode.ENFORCE else f"{rule.name} ({rule.mode.value})" for rule in rules)
 
     def on_request(self, exchange: Exchange, after: int = -1) -> Wait:
         """Run the request hooks that come after the filter of that number.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from proxy.addresses import Networks, normalise
+from proxy.addresses import Networks, holder, normalise
 from proxy.exchange import Exchange
 from proxy.headers import ASSERTED, HOP_BY_HOP, Headers, with_named
 from proxy.http1.framing import CHUNKED, check_host
@@ -26,10 +26,11 @@ _PROTOCOLS = frozenset({b"http", b"https"})
 class Peer:
     """The other end of one connection: its address, whether it is trusted, and the lines last asserted for it."""
 
-    __slots__ = ("address", "host", "lines", "scheme", "trusted")
+    __slots__ = ("address", "holder", "host", "lines", "scheme", "trusted")
 
     def __init__(self, address: str, scheme: bytes, trusted: bool) -> None:
         self.address = address
+        self.holder = holder(address)
         self.scheme = scheme
         self.trusted = trusted
         self.host: bytes | None = None

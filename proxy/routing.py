@@ -54,7 +54,6 @@ class Route:
     limits: RouteLimits
     stats: RouteStats
     websocket: bool = True
-    rule_names: tuple[str, ...] = ()
     priority: int = 2
     """0 critical to 3 low: who is refused first where there is too much."""
     fallback: Fallback | None = None

@@ -49,17 +49,82 @@ ALLOWED = {
     "proxy.policy.models": {"proxy.policy.models", "proxy.policy.values", "proxy.policy.rates"},
     "proxy.policy.rates": set(),
     "proxy.throttle": {"proxy.throttle", "proxy.batch", "proxy.telemetry.stats"},
-    "proxy.fleet": {"proxy.fleet", "proxy.throttle"},
+    "proxy.fleet": {"breaker", "proxy.fleet", "proxy.throttle"},
     "breaker": {"breaker"},
+    "proxy.forwarding": {"proxy.addresses", "proxy.exchange", "proxy.headers", "proxy.http1"},
+    "proxy.routing": {
+        "proxy.exchange",
+        "proxy.filter",
+        "proxy.listener.fallback",
+        "proxy.telemetry.stats",
+        "proxy.upstream.cluster",
+    },
+    "proxy.listener": {
+        "proxy.addresses",
+        "proxy.batch",
+        "proxy.exchange",
+        "proxy.filter",
+        "proxy.forwarding",
+        "proxy.headers",
+        "proxy.http1",
+        "proxy.listener",
+        "proxy.rejection",
+        "proxy.routing",
+        "proxy.target",
+        "proxy.telemetry.stats",
+        "proxy.upstream",
+    },
+    "proxy.admin": {
+        "breaker",
+        "proxy.addresses",
+        "proxy.admin",
+        "proxy.app",
+        "proxy.telemetry",
+        "proxy.upstream.cluster",
+    },
+    "proxy.telemetry.access_log": {"proxy.exchange"},
+    "proxy.telemetry.logs": set(),
+    "proxy.policy.document": {"proxy.policy.findings"},
+    "proxy.policy.findings": set(),
+    "proxy.policy.load": {"proxy.policy", "proxy.rejection"},
+    "proxy.policy.values": set(),
+    "proxy.policy.compile": {
+        "proxy.addresses",
+        "proxy.entropy",
+        "proxy.filter",
+        "proxy.filters",
+        "proxy.fleet.board",
+        "proxy.policy",
+        "proxy.routing",
+        "proxy.telemetry.stats",
+        "proxy.throttle.charge",
+        "proxy.upstream.cluster",
+    },
+    "upstream_app.settings": set(),
+    "upstream_app.mongo": {"upstream_app.settings"},
+    "upstream_app.redis": {"upstream_app.settings"},
+    "upstream_app.documents": {"upstream_app.mongo", "upstream_app.web"},
+    "upstream_app.web": {
+        "breaker",
+        "upstream_app.auth",
+        "upstream_app.documents",
+        "upstream_app.mongo",
+        "upstream_app.web",
+    },
+    "upstream_app.states": {"upstream_app.web"},
+    "upstream_app.cache": {"breaker", "upstream_app.redis"},
+    "upstream_app.events": {"breaker", "upstream_app.redis"},
+    "upstream_app.estimates.pricing": set(),
     "proxy.fleet.board": set(),
     "proxy.telemetry.stats": set(),
 }
+OURS = ("breaker", "proxy", "upstream_app")
 FOREIGN = {"proxy.filters": {"aiohttp", "redis"}, "proxy.listener": {"aiohttp", "redis"}}
 
 
 def modules() -> list[tuple[str, Path]]:
     found = []
-    for package in ("proxy", "upstream_app"):
+    for package in OURS:
         for path in sorted((ROOT / package).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             found.append((name.removesuffix(".__init__"), path))
@@ -83,13 +148,13 @@ def within(name: str, packages: set[str]) -> bool:
 @pytest.mark.parametrize(("name", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
 def test_imports(name: str, path: Path) -> None:
     used = imports(path)
-    other = "upstream_app" if name.startswith("proxy") else "proxy"
-    assert not {one for one in used if within(one, {other})}, (
-        "proxy and application know each other over the network only"
+    others = {"breaker": {"proxy", "upstream_app"}, "proxy": {"upstream_app"}, "upstream_app": {"proxy"}}
+    assert not {one for one in used if within(one, others[name.partition(".")[0]])}, (
+        "proxy and application know each other over the network only, and the breaker knows neither"
     )
     for room, allowed in ALLOWED.items():
         if within(name, {room}):
-            strangers = {one for one in used if within(one, {"proxy"}) and not within(one, allowed | {name})}
+            strangers = {one for one in used if within(one, set(OURS)) and not within(one, allowed | {name})}
             own = {
                 one for one in strangers if room == "proxy.filters" and name == "proxy.filters" and within(one, {room})
             }

@@ -7,7 +7,7 @@ import ipaddress
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import structlog
@@ -16,7 +16,7 @@ from aiohttp import web
 from breaker import Breaker, Consecutive, ErrorRate, OpenTime, State
 from breaker import Settings as BreakerSettings
 from upstream_app import mongo, openapi, redis
-from upstream_app.audit import AuditLog
+from upstream_app.audit import AuditLog, audit_entries
 from upstream_app.auth.api import AuthApi
 from upstream_app.auth.passwords import Passwords
 from upstream_app.auth.permissions import Actor
@@ -24,7 +24,7 @@ from upstream_app.auth.sessions import Sessions
 from upstream_app.auth.store import UserStore
 from upstream_app.auth.tokens import Tokens
 from upstream_app.cache import Cache
-from upstream_app.crews.api import CrewApi
+from upstream_app.crews.api import CrewApi, time_off
 from upstream_app.customers.api import CustomerApi
 from upstream_app.customers.store import CustomerStore
 from upstream_app.documents import Collection
@@ -33,9 +33,9 @@ from upstream_app.events import Events
 from upstream_app.health import Dependency, Health
 from upstream_app.jobs.api import JobApi
 from upstream_app.jobs.store import JobStore
-from upstream_app.messages.api import MessageApi
+from upstream_app.messages.api import MessageApi, messages, threads
 from upstream_app.metrics import Metrics
-from upstream_app.notifications.api import Notifier
+from upstream_app.notifications.api import Notifier, notifications
 from upstream_app.opportunities.api import OpportunityApi, opportunities
 from upstream_app.schema import Schema
 from upstream_app.settings import Settings
@@ -58,17 +58,23 @@ class Stores:
     opportunities: Collection
     estimates: Collection
     jobs: JobStore
+    audit: Collection
+    notifications: Collection
+    time_off: Collection
+    threads: Collection
+    messages: Collection
 
     @classmethod
     def of(cls, database: mongo.Database) -> Stores:
         return cls(
             UserStore(database), CustomerStore(database), opportunities(database), estimates(database),
-            JobStore(database),
+            JobStore(database), audit_entries(database), notifications(database), time_off(database),
+            threads(database), messages(database),
         )  # fmt: skip
 
     @property
     def all(self) -> tuple[Collection, ...]:
-        return self.users, self.customers, self.opportunities, self.estimates, self.jobs
+        return tuple(getattr(self, field.name) for field in fields(self))
 
 
 def build(settings: Settings) -> web.Application:
@@ -85,10 +91,11 @@ def build(settings: Settings) -> web.Application:
     events, passwords = Events(shared, redis_breaker), Passwords()
     sessions = Sessions(shared, session_breaker)
     tokens = Tokens(settings.JWT_SECRET.get_secret_value(), settings.JWT_REFRESH_SECRET.get_secret_value())
-    business, audit, notifier = metrics.business, AuditLog(database), Notifier(database, events)
+    business, audit = metrics.business, AuditLog(stores.audit)
+    notifier = Notifier(database, stores.notifications, events)
     auth = AuthApi(stores.users, sessions, tokens, passwords)
-    crews = CrewApi(database, stores.users, stores.jobs, notifier)
-    messages = MessageApi(database, stores.users, stores.jobs, events, notifier)
+    crews = CrewApi(stores.time_off, stores.users, stores.jobs, notifier)
+    messaging = MessageApi(stores.threads, stores.messages, stores.users, stores.jobs, events, notifier)
     endpoints: list[Endpoint] = [
         *auth.endpoints(),
         *CustomerApi(stores.customers, cache, events, business).endpoints(),
@@ -98,12 +105,11 @@ def build(settings: Settings) -> web.Application:
         ).endpoints(),
         *JobApi(stores.jobs, stores.customers, stores.users, cache, events, notifier, business).endpoints(),
         *crews.endpoints(),
-        *messages.endpoints(),
+        *messaging.endpoints(),
         *notifier.endpoints(),
         *audit.endpoints(),
     ]
-    kept = (*stores.all, audit.entries, notifier.store, crews.time_off, messages.threads, messages.messages)
-    schema = Schema(database, kept)
+    schema = Schema(database, stores.all)
     inside = _inside(auth.authenticate)
     health = Health(
         [

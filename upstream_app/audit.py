@@ -31,9 +31,13 @@ class AuditQuery(Page):
     resource: Annotated[str, Field(pattern=r"^[a-z-]{2,40}$")] | None = None
 
 
+def audit_entries(database: Database) -> Collection:
+    return Collection(database, "audit", "audit entry", INDEXES)
+
+
 class AuditLog:
-    def __init__(self, database: Database) -> None:
-        self.entries = Collection(database, "audit", "audit entry", INDEXES)
+    def __init__(self, entries: Collection) -> None:
+        self.entries = entries
 
     def endpoints(self) -> list[Endpoint]:
         return [Endpoint("GET", "/api/audit", self.find, "reports:read", "Who did what", query=AuditQuery)]

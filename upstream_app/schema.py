@@ -41,7 +41,11 @@ class Schema:
     @property
     def steps(self) -> dict[int, tuple[str, Callable[[], Awaitable[None]]]]:
         """By version; new ones are added at the end, and none is changed once it was released."""
-        return {1: ("indexes", self._indexes), 2: ("validators", self._validators)}
+        return {
+            1: ("indexes", self._indexes),
+            2: ("validators", self._validators),
+            3: ("indexes of every collection", self._indexes),
+        }
 
     async def prepare(self) -> None:
         """Try until it succeeds: the database may come up after the application does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, MongoDsn, RedisDsn, SecretStr, TypeAdapter, ValidationError
 
@@ -64,12 +64,29 @@ def _from_file(name: str, environment: Mapping[str, str]) -> str:
         raise InvalidSettings(f"{name}_FILE: {path} can't be read") from None
 
 
+def _secret(name: str, environment: Mapping[str, str]) -> dict[str, str]:
+    text = _from_file(name, environment)
+    return {name: text} if text else {}
+
+
+def _redis_url(given: Mapping[str, str]) -> str:
+    """From REDIS_HOST, REDIS_PORT and REDIS_PASSWORD, the report's other way to say it."""
+    password, host = given.get("REDIS_PASSWORD", ""), given["REDIS_HOST"]
+    owner = f":{quote(password, safe='')}@" if password else ""
+    return f"redis://{owner}{f'[{host}]' if ':' in host else host}:{given.get('REDIS_PORT', '6379')}"
+
+
 def read(environment: Mapping[str, str]) -> Settings:
     """Raises InvalidSettings with all that is wrong. An empty variable counts as unset."""
     given = {name: value for name, value in environment.items() if value}
-    given |= {name: text for name in SECRETS if (text := _from_file(name, environment))}
-    if "ENVIRONMENT" not in given and "NODE_ENV" in given:
-        given["ENVIRONMENT"] = given["NODE_ENV"]
+    for name in SECRETS:
+        given |= _secret(name, environment)
+    if "production" in {given.get("ENVIRONMENT"), given.get("NODE_ENV")}:
+        given["ENVIRONMENT"] = "production"
+    elif "NODE_ENV" in given:
+        given.setdefault("ENVIRONMENT", given["NODE_ENV"])
+    if "REDIS_URL" not in given and "REDIS_HOST" in given:
+        given["REDIS_URL"] = _redis_url(given | _secret("REDIS_PASSWORD", environment))
     lines = []
     try:
         settings = Settings.model_validate(given)

@@ -161,7 +161,7 @@ class Admin:
                     "methods": sorted(method.decode() for method in route.matcher.methods),
                     "hosts": sorted(host.decode() for host in route.matcher.hosts),
                     "cluster": route.cluster.name,
-                    "rules": list(route.rule_names),
+                    "rules": list(route.chain.rule_names),
                 }
                 for route in self._proxy.compiled.routes.routes
             ]

@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 from proxy.addresses import Networks, holder
 from proxy.exchange import Exchange, Response
-from proxy.filter import Filter, Mode, Rule
+from proxy.filter import Mode, Rule, RuleFilter
 from proxy.fleet.board import Board
 from proxy.rejection import Banned
 from proxy.throttle.charge import Charge, Decision, Limiter, Quota
@@ -98,10 +98,10 @@ class BanTerms:
     memory: float
 
 
-class Bans(Filter):
+class Bans(RuleFilter):
     """`strikes` is the quota of refusals (`counted`: reasons, or statuses) that one address may have."""
 
-    __slots__ = ("_allow", "_bans", "_counted", "_honeypots", "_known", "_limiter", "_rule", "_scanners", "_strikes",
+    __slots__ = ("_allow", "_bans", "_counted", "_honeypots", "_known", "_limiter", "_scanners", "_strikes",
                  "_terms")  # fmt: skip
 
     def __init__(
@@ -117,7 +117,7 @@ class Bans(Filter):
         *,
         scanners: bool,
     ) -> None:
-        self._rule = rule
+        super().__init__(rule)
         self._bans = bans
         self._limiter = limiter
         self._strikes = strikes
@@ -172,13 +172,13 @@ class Bans(Filter):
         self._limiter.decide([charge], "-", decided)
 
 
-class UserBans(Filter):
+class UserBans(RuleFilter):
     """Bans of users, by hand; runs once it is known who asks."""
 
-    __slots__ = ("_bans", "_rule")
+    __slots__ = ("_bans",)
 
     def __init__(self, rule: Rule, bans: BanList) -> None:
-        self._rule = rule
+        super().__init__(rule)
         self._bans = bans
 
     def on_request(self, exchange: Exchange) -> None:

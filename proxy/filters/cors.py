@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.exchange import Answered, Exchange, Response
-from proxy.filter import Filter, Mode, Rule
+from proxy.filter import Mode, Rule, RuleFilter
 from proxy.headers import Headers, tokens
 from proxy.rejection import Forbidden
 
@@ -39,8 +39,8 @@ def _vary(response: Response) -> None:
         response.headers.add(b"vary", b"Origin")
 
 
-class Cors(Filter):
-    __slots__ = ("_credentials", "_expose", "_headers", "_max_age", "_methods", "_origins", "_rule", "_varies")
+class Cors(RuleFilter):
+    __slots__ = ("_credentials", "_expose", "_headers", "_max_age", "_methods", "_origins", "_varies")
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Cors(Filter):
         credentials: bool,
         max_age: float,
     ) -> None:
-        self._rule = rule
+        super().__init__(rule)
         self._origins = Origins(origins)
         self._varies = rule.mode is Mode.ENFORCE and ("*" not in origins or credentials)
         self._methods = tuple(method.encode() for method in methods)

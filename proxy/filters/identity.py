@@ -17,7 +17,7 @@ from joserfc.errors import InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
 
 from proxy.exchange import Exchange
-from proxy.filter import Filter, Rule
+from proxy.filter import Rule, RuleFilter
 from proxy.fleet.board import Board
 from proxy.rejection import Unauthenticated
 
@@ -71,8 +71,8 @@ class Verified(NamedTuple):
     revocable: tuple[str, ...]
 
 
-class Identity(Filter):
-    __slots__ = ("_api_keys", "_checks", "_clock", "_kept", "_required", "_revoked", "_rule", "tokens")
+class Identity(RuleFilter):
+    __slots__ = ("_api_keys", "_checks", "_clock", "_kept", "_required", "_revoked", "tokens")
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Identity(Filter):
         required: bool,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._rule = rule
+        super().__init__(rule)
         self.tokens = tokens
         self._api_keys = api_keys
         self._revoked = revoked

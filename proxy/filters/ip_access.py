@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from proxy.addresses import Networks
 from proxy.exchange import Exchange
-from proxy.filter import Filter, Rule
+from proxy.filter import Rule, RuleFilter
 from proxy.rejection import Forbidden
 
 
-class IpAccess(Filter):
-    __slots__ = ("_allow", "_deny", "_rule")
+class IpAccess(RuleFilter):
+    __slots__ = ("_allow", "_deny")
 
     def __init__(self, rule: Rule, allow: Networks, deny: Networks) -> None:
-        self._rule = rule
+        super().__init__(rule)
         self._allow = allow
         self._deny = deny
 

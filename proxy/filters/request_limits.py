@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from proxy.exchange import Exchange
-from proxy.filter import Filter, Rule
+from proxy.filter import Rule, RuleFilter
 from proxy.rejection import BodyTooLarge, MethodNotAllowed, TargetTooLong, UnsupportedMediaType
 
 
-class RequestLimits(Filter):
+class RequestLimits(RuleFilter):
     """Media types are `type/subtype`, `type/*`, or `type/*+suffix`; they are asked for only where there is a body."""
 
-    __slots__ = ("_exact", "_max_body", "_max_target", "_methods", "_rule", "_suffixes", "_types")
+    __slots__ = ("_exact", "_max_body", "_max_target", "_methods", "_suffixes", "_types")
 
     def __init__(
         self,
@@ -20,7 +20,7 @@ class RequestLimits(Filter):
         max_target: int | None,
         max_body: int | None,
     ) -> None:
-        self._rule = rule
+        super().__init__(rule)
         self._methods = frozenset(method.encode() for method in methods)
         encoded = [media_type.lower().encode() for media_type in media_types]
         self._exact = frozenset(encoded)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from proxy.entropy import Entropy
 from proxy.exchange import Exchange, Response
-from proxy.filter import Filter, Mode, Rule
+from proxy.filter import Mode, Rule, RuleFilter
 from proxy.headers import Pair, encode
 
 NONCE = b"{nonce}"
@@ -30,7 +30,7 @@ class HeaderSet:
     present: str
 
 
-class SecurityHeaders(Filter):
+class SecurityHeaders(RuleFilter):
     __slots__ = (
         "_block",
         "_entropy",
@@ -38,13 +38,12 @@ class SecurityHeaders(Filter):
         "_nonces",
         "_pairs",
         "_present",
-        "_rule",
         "_secure_block",
         "_secure_pairs",
     )
 
     def __init__(self, rule: Rule, headers: HeaderSet, entropy: Entropy) -> None:
-        self._rule = rule
+        super().__init__(rule)
         self._entropy = entropy
         self._present = headers.present
         self._pairs = headers.pairs

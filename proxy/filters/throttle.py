@@ -169,6 +169,10 @@ class Throttle(Filter):
         """By identity: a quota's own hash is made of all its fields, each time. The limits keep them alive."""
         self.usage: defaultdict[str, Usage] = defaultdict(lambda: Usage(heavy=HeavyKeys(window)))
 
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        return tuple(limit.rule for limit in self._limits)
+
     def on_request(self, exchange: Exchange) -> Deferred | None:
         limits: list[Limit] = []
         charges: list[Charge] = []

@@ -109,8 +109,8 @@ class Listener:
         if second != self._second:
             self._second = second
             self._arrived.clear()
-        self._arrived[peer.address] += 1
-        if self._arrived[peer.address] <= self.settings.connection_rate:
+        self._arrived[peer.holder] += 1
+        if self._arrived[peer.holder] <= self.settings.connection_rate:
             return False
         self.stats.rejections["listener.connection_rate", "connection-flood", "enforce"] += 1
         return True
@@ -119,21 +119,21 @@ class Listener:
         """Count the connection in; says why where it is one too many."""
         self._connections.add(connection)
         self.stats.connections_total += 1
-        self._by_client[peer.address] += 1
+        self._by_client[peer.holder] += 1
         if len(self._connections) > self.settings.max_connections:
             return f"{self.settings.max_connections} connections are open"
-        if not peer.trusted and self._by_client[peer.address] > self.settings.per_client:
-            return f"{self.settings.per_client} connections from this address are open"
+        if not peer.trusted and self._by_client[peer.holder] > self.settings.per_client:
+            return f"{self.settings.per_client} connections from this address (of IPv6: its /64) are open"
         return ""
 
     def forget(self, connection: Downstream, peer: Peer) -> None:
         self._connections.discard(connection)
         self._one_left.set()
-        left = self._by_client[peer.address] - 1
+        left = self._by_client[peer.holder] - 1
         if left:
-            self._by_client[peer.address] = left
+            self._by_client[peer.holder] = left
         else:
-            del self._by_client[peer.address]
+            del self._by_client[peer.holder]
 
     @property
     def open_connections(self) -> int:

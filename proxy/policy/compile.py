@@ -74,8 +74,8 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
     throttles: list[Throttle] = []
     clusters = {name: Cluster(cluster_spec(name, model), loop) for name, model in policy.clusters.items()}
 
-    def chain(used: list[str], more: dict[str, Limit]) -> tuple[FilterChain, tuple[str, ...]]:
-        filters, names = _filters(policy, used, on_verdict, entropy)
+    def chain(used: list[str], more: dict[str, Limit]) -> FilterChain:
+        filters = _filters(policy, used, on_verdict, entropy)
         limits = _limits_of(policy, used, on_verdict) | more
         bans = policy.combined(used).bans
         if bans and bans.mode != "off":
@@ -83,7 +83,6 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
             rule = Rule(name, Mode(bans.mode), on_verdict)
             allow = Networks([*bans.allow, *policy.trusted_proxies])
             filters += [_bans(rule, bans, ban_list, shared.limiter, allow), UserBans(rule, ban_list)]
-            names += (name if rule.mode is Mode.ENFORCE else f"{name} ({bans.mode})",)
         if identity is not None:
             filters.append(identity)
         if limits:
@@ -96,12 +95,8 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
             )
             throttles.append(made)
             filters.append(made)
-            names += tuple(
-                one.rule.name if one.rule.mode is Mode.ENFORCE else f"{one.rule.name} ({one.rule.mode.value})"
-                for one in limits.values()
-            )
         filters.sort(key=lambda one: ORDER.index(type(one)))
-        return FilterChain((request_id, *filters)), names
+        return FilterChain((request_id, *filters))
 
     routes = []
     for name, model in policy.routes.items():
@@ -110,17 +105,15 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
             for key, one in model.limits.items()
             if one.mode != "off"
         }
-        made, names = chain(policy.defaults.use if model.use is None else model.use, own)
         routes.append(
             Route(
                 name=name,
                 matcher=_matcher(model.match),
-                chain=made,
+                chain=chain(policy.defaults.use if model.use is None else model.use, own),
                 cluster=clusters[model.to],
                 limits=_limits(policy, model),
                 stats=RouteStats(name),
                 websocket=model.websocket,
-                rule_names=names,
                 priority=PRIORITIES[model.priority],
                 fallback=fallback_of(model.fallback, clusters, loop.time) if model.fallback else None,
             )
@@ -130,7 +123,7 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
     if identity is not None and identity.tokens is not None and jwt is not None and jwt.keys_url is not None:
         rings.append((jwt.keys_url, jwt.refresh, identity.tokens.ring))
     table = RouteTable(routes)
-    default_chain = chain(policy.defaults.use, {})[0]
+    default_chain = chain(policy.defaults.use, {})
     return Compiled(
         table,
         clusters,
@@ -193,18 +186,14 @@ def _limits_of(policy: Policy, used: list[str], on_verdict: OnVerdict) -> dict[s
     return found
 
 
-def _filters(
-    policy: Policy, used: list[str], on_verdict: OnVerdict, entropy: Entropy
-) -> tuple[list[Filter], tuple[str, ...]]:
+def _filters(policy: Policy, used: list[str], on_verdict: OnVerdict, entropy: Entropy) -> list[Filter]:
     """The filters of the named sets in `filters.ORDER`; a rule is named for the last set that speaks of it."""
     merged = policy.combined(used)
     origin = {
         key: f"{name}.{key}" for name in used for key in PolicySet.model_fields if getattr(policy.policies[name], key)
     }
-    names: list[str] = []
 
     def rule(key: str, model: RuleModel) -> Rule:
-        names.append(origin[key] if model.mode == "enforce" else f"{origin[key]} ({model.mode})")
         return Rule(origin[key], Mode(model.mode), on_verdict)
 
     made: list[Filter] = []
@@ -237,7 +226,7 @@ def _filters(
                 wanted.max_body,
             )
         )
-    return made, tuple(names)
+    return made
 
 
 def _matcher(match: MatchModel) -> Matcher:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import yaml
 
@@ -22,7 +23,7 @@ MAX_NODES = 200_000
 MAX_DEPTH = 40
 
 _REFERENCE = re.compile(
-    r"\$\{file:(?P<file>[^}]+)\}|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{(?P<bad>[^}]*)\}?"
+    r"\$\{file:(?P<file>[^}]+)\}|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?:(?P<operator>:[-~])(?P<default>[^}]*))?\}|\$\{(?P<bad>[^}]*)\}?"
 )
 MAX_SECRET = 64 * 1024
 _YAML11_BOOLEAN = re.compile(r"(?i:y|n|yes|no|on|off)")
@@ -160,11 +161,29 @@ class _Builder:
         value = self._environment.get(name)
         if not value and (file := self._environment.get(name + "_FILE")):
             return self._text_of(file, node, path)
+        if not value and name == "REDIS_URL" and self._environment.get("REDIS_HOST"):
+            return self._redis_url(node, path)
         value = value or match["default"]
         if value is None:
             self._find(node, path, f"{name} is not set. Set it (or {name}_FILE), or write ${{{name}:-default}}")
             return ""
+        if value == match["default"] and match["operator"] == ":~" and self._production:
+            self._find(node, path, f"{name} has to be set in production (or {name}_FILE): its default is for a laptop")
         return value
+
+    @property
+    def _production(self) -> bool:
+        return "production" in {self._environment.get(name) for name in ("ENVIRONMENT", "NODE_ENV")}
+
+    def _redis_url(self, node: yaml.Node, path: Path_) -> str:
+        """From REDIS_HOST, REDIS_PORT and REDIS_PASSWORD, the report's other way to say it."""
+        given = self._environment
+        password = given.get("REDIS_PASSWORD", "")
+        if not password and (file := given.get("REDIS_PASSWORD_FILE")):
+            password = self._text_of(file, node, path)
+        owner = f":{quote(password, safe='')}@" if password else ""
+        host = given["REDIS_HOST"]
+        return f"redis://{owner}{f'[{host}]' if ':' in host else host}:{given.get('REDIS_PORT') or 6379}"
 
     def _text_of(self, file: str, node: yaml.Node, path: Path_) -> str:
         """A secret's file, without the line end that editors leave."""

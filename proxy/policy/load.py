@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,17 @@ from proxy.policy.limits import tokens_of
 from proxy.policy.model import Policy
 from proxy.policy.models.limits import LimitModel
 from proxy.policy.switches import apply
+from proxy.rejection import Rejection
+
+
+def _kinds(kind: type[Rejection]) -> Iterator[type[Rejection]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _kinds(one)
+
+
+REASONS = {kind.reason: kind for kind in sorted(_kinds(Rejection), key=lambda kind: kind.reason)}
+"""Why requests are refused, in the words that policies use."""
 
 
 def load(path: Path, environment: Mapping[str, str] | None = None) -> Policy:
@@ -108,14 +119,22 @@ def _names(document: Document) -> list[Finding]:
             near = _nearest(name, known)
             findings.append(Finding(document.file, line, column, dotted(path), f'there is no {what} "{name}".{near}'))
 
+    def words(path: Path_, given: object) -> None:
+        for index, word in enumerate(_list(given)):
+            if not str(word).isdigit():
+                check((*path, index), word, "reason", REASONS)
+
     for name, route in routes.items():
         given = _mapping(route)
         check(("routes", name, "to"), given.get("to"), "cluster", clusters)
         check(("routes", name, "fallback", "to"), _mapping(given.get("fallback")).get("to"), "cluster", clusters)
         for index, used in enumerate(_list(given.get("use"))):
             check(("routes", name, "use", index), used, "policy", policies)
+        words(("routes", name, "fallback", "on"), _mapping(given.get("fallback")).get("on"))
     for index, used in enumerate(_list(_mapping(data.get("defaults")).get("use"))):
         check(("defaults", "use", index), used, "policy", policies)
+    for name, chosen in policies.items():
+        words(("policies", name, "bans", "count"), _mapping(_mapping(chosen).get("bans")).get("count"))
     return findings
 
 

@@ -17,19 +17,11 @@ from proxy.throttle.link import pack
 from stack import servers
 from stack.process import ServerProcess, Spec
 from tests.conftest import Served, Start
+from tests.integration.conftest import until
 from tests.wire import ScriptedUpstream
 
 BANS = "{bans: {strikes: 2/1m, ban: {from: 1h}}}"
 GET = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
-
-
-@pytest.fixture
-async def valkey(tmp_path: Path) -> AsyncIterator[tuple[ServerProcess, int]]:
-    port = servers.free_port()
-    process = ServerProcess(servers.valkey(port, tmp_path / "valkey"))
-    await process.start()
-    yield process, port
-    await process.stop()
 
 
 async def pods(serve: Start, upstream: ScriptedUpstream, store: str, count: int = 2) -> list[Served]:
@@ -40,12 +32,6 @@ async def pods(serve: Start, upstream: ScriptedUpstream, store: str, count: int 
     for one in served:
         await until(lambda one=one: one.proxy.fleet is not None and one.proxy.fleet.listening)  # type: ignore[misc]
     return served
-
-
-async def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0.005)
 
 
 def on(port: int) -> str:

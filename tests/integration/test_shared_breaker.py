@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
-from pathlib import Path
-
-import pytest
 
 from breaker import State
-from stack import servers
 from stack.process import ServerProcess
 from tests.conftest import Served, Start
+from tests.integration.conftest import until
 from tests.proxy.upstream.test_resilience import Application, dead_port
 from tests.wire import ScriptedUpstream
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 PODS = 3
 BREAKER = "breaker: {consecutive: 3, open_for: {from: 1s, to: 8s, jitter: 0%}, share: quorum}"
-
-
-@pytest.fixture
-async def valkey(tmp_path: Path) -> AsyncIterator[tuple[ServerProcess, int]]:
-    port = servers.free_port()
-    process = ServerProcess(servers.valkey(port, tmp_path / "valkey"))
-    await process.start()
-    yield process, port
-    await process.stop()
-
-
-async def until(true: Callable[[], bool], seconds: float = 15.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 async def pods(serve: Start, ports: list[int], store: int) -> list[Served]:
@@ -48,6 +29,14 @@ async def pods(serve: Start, ports: list[int], store: int) -> list[Served]:
         assert limiting
         await until(lambda fleet=fleet, limiting=limiting: fleet.listening and limiting.peers == PODS)  # type: ignore[misc]
     return served
+
+
+async def all_open(served: list[Served]) -> None:
+    """Two of the three see an outage; so does the fleet."""
+    for pod in served[:2]:
+        for _ in range(3):
+            assert (await pod.ask(GET))[0] == 503
+    await until(lambda: states(served) == [State.OPEN] * PODS)
 
 
 def states(served: list[Served]) -> list[State]:
@@ -74,10 +63,7 @@ async def test_an_outage_opens_all_and_one_probes_for_all(
 ) -> None:
     upstream.script = seen = Application(503)
     served = await pods(serve, [upstream.port] * PODS, valkey[1])
-    for pod in served[:2]:
-        for _ in range(3):
-            assert (await pod.ask(GET))[0] == 503
-    await until(lambda: states(served) == [State.OPEN] * PODS)
+    await all_open(served)
     reached = len(seen.requests)
     assert reached == 6, "the third pod opened without a failure of its own"
     loop = asyncio.get_running_loop()
@@ -110,10 +96,7 @@ async def test_without_the_store_each_stands_alone(
 ) -> None:
     upstream.script = seen = Application(503)
     served = await pods(serve, [upstream.port] * PODS, valkey[1])
-    for pod in served[:2]:
-        for _ in range(3):
-            await pod.ask(GET)
-    await until(lambda: states(served) == [State.OPEN] * PODS)
+    await all_open(served)
     await valkey[0].stop()
     seen.plan = [200]
     await until(lambda: all(pod.proxy.compiled.clusters["app"].breakers[0].available for pod in served))

@@ -286,3 +286,61 @@ def test_routes_and_schema_are_printed(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["routes", "--policy", str(path), "/x"])
     assert result.output == "all: any prefix / → app; request_id → web.security_headers\n"
     assert '"routes"' in CliRunner().invoke(main, ["schema"]).output
+
+
+def test_a_route_is_shown_with_its_chain_as_it_judges(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    text = GOOD.replace(
+        "  web: {security_headers: {preset: helmet}}\n",
+        """\
+  web:
+    request: {methods: [GET], mode: shadow}
+    limits: {few: {limit: 5/1s, key: [user]}}
+    ip: {deny: [192.0.2.0/24]}
+    bans: {}
+    cors: {origins: ["*"]}
+identity: {jwt: {secret: "a secret that is long enough for anybody", issuer: a}}
+""",
+    ).replace("{prefix: /}", '{prefix: /, headers: {x-version: "2"}}')
+    path.write_text(text)
+    asked = ["routes", "--policy", str(path), "/x"]
+    assert CliRunner().invoke(main, asked).output.startswith("no route")
+    result = CliRunner().invoke(main, [*asked, "--header", "X-Version: 2"])
+    chain = "request_id → web.ip → web.bans → web.cors → identity.jwt → web.few → web.request (shadow)"
+    assert result.output == f"all: any prefix / → app; {chain}\n"
+    assert CliRunner().invoke(main, [*asked, "--header", ": 2"]).exit_code == 2
+
+
+def test_words_for_refusals_are_known_ones(tmp_path: Path) -> None:
+    counted = GOOD.replace("  web: {", "  web: {bans: {count: [rate-limited, no-rout, 404]}, ")
+    assert findings(tmp_path, counted) == [
+        '7:38: policies.web.bans.count.1: there is no reason "no-rout". Did you mean "no-route"?'
+    ]
+    falls = GOOD.replace("to: app}", 'to: app, fallback: {on: [braker-open, 503], answer: {body: "later"}}}')
+    assert 'Did you mean "breaker-open"?' in findings(tmp_path, falls)[0]
+
+
+def test_redis_may_be_named_by_its_parts(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(GOOD + 'redis: {url: "${REDIS_URL:-redis://127.0.0.1:6379}"}\n')
+    (tmp_path / "secret").write_text("p@ss/word\n")
+
+    def url(**environment: str) -> str:
+        redis = load(path, environment).redis
+        assert redis is not None
+        return redis.url.get_secret_value()
+
+    assert url() == "redis://127.0.0.1:6379"
+    assert url(REDIS_HOST="cache", REDIS_PORT="6380") == "redis://cache:6380"
+    assert url(REDIS_HOST="fd00::1") == "redis://[fd00::1]:6379"
+    given = {"REDIS_HOST": "cache", "REDIS_PASSWORD_FILE": str(tmp_path / "secret")}
+    assert url(**given) == "redis://:p%40ss%2Fword@cache:6379"
+    assert url(REDIS_URL="redis://other", REDIS_HOST="cache") == "redis://other"
+
+
+def test_a_laptops_secret_is_none_in_production() -> None:
+    load(CONFIG / "simplepro.yaml", {})
+    load(CONFIG / "simplepro.yaml", {"NODE_ENV": "production", "JWT_SECRET": "a secret of this production's own, long"})
+    for name in ("NODE_ENV", "ENVIRONMENT"):
+        with pytest.raises(PolicyError, match="JWT_SECRET has to be set in production"):
+            load(CONFIG / "simplepro.yaml", {name: "production"})

@@ -10,9 +10,11 @@ import uuid
 from pathlib import Path
 
 import pytest
+from pymongo import AsyncMongoClient
 
 from stack import servers
 from stack.process import ServerProcess
+from upstream_app.app import Stores
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -28,15 +30,27 @@ async def command(*arguments: str, **environment: str) -> tuple[int, str]:
 
 async def test_migrations_are_taken_once(mongo_port: int) -> None:
     uri = f"mongodb://127.0.0.1:{mongo_port}/cli_{uuid.uuid4().hex[:8]}"
-    assert await command("migrate", MONGODB_URI=uri) == (0, "1 indexes\n2 validators\n")
+    assert await command("migrate", MONGODB_URI=uri) == (0, "1 indexes\n2 validators\n3 indexes of every collection\n")
     assert await command("migrate", MONGODB_URI=uri) == (0, "nothing to do\n")
+
+
+async def test_migrate_prepares_every_collection_that_the_application_has(mongo_port: int) -> None:
+    name = f"cli_{uuid.uuid4().hex[:8]}"
+    uri = f"mongodb://127.0.0.1:{mongo_port}/{name}"
+    assert (await command("migrate", MONGODB_URI=uri))[0] == 0
+    async with AsyncMongoClient[dict[str, object]](uri) as client:
+        found = {one: await client[name][one].index_information() for one in await client[name].list_collection_names()}
+        wanted = {one.raw.name: one for one in Stores.of(client[name]).all}
+    assert len(wanted) == 10
+    for one, collection in wanted.items():
+        assert len(found[one]) == 1 + len(collection.indexes), one
 
 
 async def test_seed_data_comes_once_and_never_in_production(mongo_port: int) -> None:
     uri = f"mongodb://127.0.0.1:{mongo_port}/cli_{uuid.uuid4().hex[:8]}"
     secrets = {"JWT_SECRET": "a" * 32, "JWT_REFRESH_SECRET": "b" * 32}
-    for variable in ("NODE_ENV", "ENVIRONMENT"):
-        status, said = await command("seed", MONGODB_URI=uri, **{variable: "production"}, **secrets)
+    for more in ({"NODE_ENV": "production", "ENVIRONMENT": "development"}, {"ENVIRONMENT": "production"}):
+        status, said = await command("seed", MONGODB_URI=uri, **more, **secrets)
         assert (status, "no seed data in production" in said) == (1, True)
     status, said = await command("seed", MONGODB_URI=uri)
     assert (status, said.endswith("200 customers\n")) == (0, True)

@@ -62,9 +62,13 @@ class AutoAssign(Written):
     preferred: Annotated[list[Identity], Field(max_length=20, default_factory=list)]
 
 
+def time_off(database: Database) -> Collection:
+    return Collection(database, "time_off", "time-off request", INDEXES)
+
+
 class CrewApi:
-    def __init__(self, database: Database, users: UserStore, jobs: JobStore, notifier: Notifier) -> None:
-        self.time_off = Collection(database, "time_off", "time-off request", INDEXES)
+    def __init__(self, requests: Collection, users: UserStore, jobs: JobStore, notifier: Notifier) -> None:
+        self.time_off = requests
         self._users = users
         self._jobs = jobs
         self._notifier = notifier

@@ -53,14 +53,26 @@ class MessageQuery(Page):
     limit: Annotated[int, Field(ge=1, le=100)] = 50
 
 
+def threads(database: Database) -> Collection:
+    return Collection(database, "threads", "thread", THREAD_INDEXES, unique={"pair": "members"}, hidden=("pair",))
+
+
+def messages(database: Database) -> Collection:
+    return Collection(database, "messages", "message", MESSAGE_INDEXES)
+
+
 class MessageApi:
     def __init__(
-        self, database: Database, users: UserStore, jobs: JobStore, events: Events, notifier: Notifier
+        self,
+        opened: Collection,
+        written: Collection,
+        users: UserStore,
+        jobs: JobStore,
+        events: Events,
+        notifier: Notifier,
     ) -> None:
-        self.threads = Collection(
-            database, "threads", "thread", THREAD_INDEXES, unique={"pair": "members"}, hidden=("pair",)
-        )
-        self.messages = Collection(database, "messages", "message", MESSAGE_INDEXES)
+        self.threads = opened
+        self.messages = written
         self._users = users
         self._jobs = jobs
         self._events = events

@@ -41,9 +41,13 @@ class Preferences(Written):
     muted: Annotated[list[Kind], Field(max_length=12)]
 
 
+def notifications(database: Database) -> Collection:
+    return Collection(database, "notifications", "notification", INDEXES)
+
+
 class Notifier:
-    def __init__(self, database: Database, events: Events) -> None:
-        self.store = Collection(database, "notifications", "notification", INDEXES)
+    def __init__(self, database: Database, store: Collection, events: Events) -> None:
+        self.store = store
         self._preferences = database["preferences"]
         self._events = events
 
