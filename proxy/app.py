@@ -9,6 +9,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from time import perf_counter
 
 import structlog
@@ -26,6 +27,7 @@ from proxy.listener.http1 import Timeouts
 from proxy.listener.overload import OverloadTerms, memory_bound
 from proxy.listener.server import Listener, ListenerSettings
 from proxy.policy.compile import Compiled, Shared, compile_policy
+from proxy.policy.limits import address_of
 from proxy.policy.model import Policy
 from proxy.rejection import Rejection
 from proxy.target import TargetRules
@@ -33,7 +35,6 @@ from proxy.telemetry.access_log import AccessLog
 from proxy.telemetry.metrics import Metrics
 from proxy.throttle.distributed import RedisLimiter
 from proxy.throttle.local import LocalLimiter
-from proxy.throttle.store import StoreAddress
 from proxy.upstream.cluster import Cluster
 
 security = structlog.get_logger("security")
@@ -83,7 +84,7 @@ class Proxy:
         limiting = self.limiting
         if limiting is None or self.policy.redis is None:
             return None
-        account = StoreAddress.parse(self.policy.redis.url.get_secret_value())
+        account = address_of(self.policy.redis)
         boards = (self.shared.bans, self.shared.revoked, self.shared.breakers)
         fleet = Fleet(limiting.store, account, self.policy.redis.prefix, boards)
         for cluster in self.compiled.clusters.values():
@@ -187,6 +188,8 @@ class Proxy:
         await self.admin.close()
         for source in self.key_sources:
             await source.close()
+        for throttle in self.compiled.throttles:
+            throttle.close()
         if self.fleet is not None:
             await self.fleet.close()
         if self.redis is not None:
@@ -236,13 +239,14 @@ async def serve(policy: Policy) -> int:
 def _shared_limiter(policy: Policy) -> RedisLimiter | None:
     if policy.redis is None:
         return None
-    address = StoreAddress.parse(policy.redis.url.get_secret_value())
+    address = address_of(policy.redis)
     nodes = tuple(policy.redis.nodes) or ((address.host, address.port),) if policy.redis.cluster else ()
     sentinel = policy.redis.sentinel
     locate = None
     if sentinel is not None:
         password = sentinel.password.get_secret_value() if sentinel.password else ""
-        locate = locator(tuple(sentinel.nodes), sentinel.master, password)
+        account = replace(address, username=sentinel.username, password=password, tls=sentinel.tls)
+        locate = locator(tuple(sentinel.nodes), sentinel.master, account)
     return RedisLimiter(address, policy.redis.prefix, policy.redis.timeout, nodes, locate)
 
 

@@ -98,6 +98,7 @@ ALLOWED = {
         "proxy.routing",
         "proxy.telemetry.stats",
         "proxy.throttle.charge",
+        "proxy.throttle.heavy",
         "proxy.upstream.cluster",
     },
     "upstream_app.settings": set(),

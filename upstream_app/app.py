@@ -89,7 +89,7 @@ def build(settings: Settings) -> web.Application:
     stores = Stores.of(database)
     cache = metrics.cache = Cache(shared, redis.listener(settings), redis_breaker)
     events, passwords = Events(shared, redis_breaker), Passwords()
-    sessions = Sessions(shared, session_breaker)
+    sessions = Sessions(shared, session_breaker, settings.REDIS_PREFIX)
     tokens = Tokens(settings.JWT_SECRET.get_secret_value(), settings.JWT_REFRESH_SECRET.get_secret_value())
     business, audit = metrics.business, AuditLog(stores.audit)
     notifier = Notifier(database, stores.notifications, events)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
@@ -50,7 +50,9 @@ def listener(settings: Settings) -> Redis:
 
 
 def _account(settings: Settings) -> dict[str, Any]:
-    """User and password of the URL, for nodes that are named apart."""
+    """User, password and TLS of the URL, for nodes that are named apart; `?ssl_ca_certs=FILE` as redis-py has it."""
     parts = urlsplit(settings.REDIS_URL)
-    found = {"username": unquote(parts.username or ""), "password": unquote(parts.password or "")}
+    found: dict[str, Any] = {"username": unquote(parts.username or ""), "password": unquote(parts.password or "")}
+    if parts.scheme == "rediss":
+        found |= {"ssl": True, **{name: value for name, value in parse_qsl(parts.query) if name.startswith("ssl_")}}
     return {name: value for name, value in found.items() if value}

@@ -30,6 +30,7 @@ class Settings(BaseModel):
     MONGODB_MAX_POOL_SIZE: Annotated[int, Field(ge=1, le=500)] = 50
     MONGODB_MIN_POOL_SIZE: Annotated[int, Field(ge=0, le=500)] = 10
     REDIS_URL: RedisUrl = "redis://127.0.0.1:6379"
+    REDIS_PREFIX: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")] = "simplepro"
     REDIS_CLUSTER_MODE: bool = False
     REDIS_CLUSTER_NODES: str = ""
     JWT_SECRET: Annotated[SecretStr, Field(min_length=32)] = DEVELOPMENT_SECRET

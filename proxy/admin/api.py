@@ -89,9 +89,20 @@ class Admin:
         return _state(self._proxy.started, "starting")
 
     async def _ready(self, _: web.Request) -> web.Response:
-        if self._proxy.ready and self._proxy.degraded:
-            return web.json_response({"status": "degraded", "reason": self._proxy.degraded})
-        return _state(self._proxy.ready, "draining" if self._proxy.started else "starting")
+        proxy = self._proxy
+        if not proxy.ready:
+            return _state(False, "draining" if proxy.started else "starting")
+        answer: dict[str, Any] = {"status": "degraded" if proxy.degraded else "ok"}
+        if proxy.degraded:
+            answer["reason"] = proxy.degraded
+        if proxy.limiting is not None:
+            store = proxy.limiting.store
+            answer["store"] = {
+                "available": store.available,
+                "latency_ms": round(store.stats.latency_now * 1000, 2),
+                "peers": proxy.limiting.peers,
+            }
+        return web.json_response(answer)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(
@@ -169,13 +180,10 @@ class Admin:
 
     async def _limits(self, _: web.Request) -> web.Response:
         """What became of requests by rule, who decides, and how the store is."""
-        usage: dict[str, dict[str, int]] = {}
-        for throttle in self._proxy.compiled.throttles:
-            for name, seen in throttle.usage.items():
-                row = usage.setdefault(name, {"admitted": 0, "denied": 0, "shadowed": 0})
-                row["admitted"] += seen.admitted
-                row["denied"] += seen.denied
-                row["shadowed"] += seen.shadowed
+        usage = {
+            name: {"admitted": seen.admitted, "denied": seen.denied, "shadowed": seen.shadowed}
+            for name, seen in self._proxy.compiled.usage.items()
+        }
         answer: dict[str, object] = {"rules": usage, "decided_by": "this sidecar alone: the policy names no redis"}
         limiting = self._proxy.limiting
         if limiting is not None:
@@ -195,16 +203,17 @@ class Admin:
         rows: list[dict[str, Any]] = [
             {"rule": name, "admitted": usage.admitted, "denied": usage.denied, "shadowed": usage.shadowed,
              "heaviest": [{"key": key, "units": units} for key, units in usage.heavy.heaviest(count, now)]}
-            for throttle in self._proxy.compiled.throttles
-            for name, usage in throttle.usage.items()
+            for name, usage in self._proxy.compiled.usage.items()
         ]  # fmt: skip
         if request.query.get("format") != "csv":
             return web.json_response({"window_seconds": self._proxy.policy.usage.window, "rules": rows})
         text = io.StringIO()
         table = csv.writer(text)
-        table.writerow(["rule", "key", "units"])
+        table.writerow(["rule", "admitted", "denied", "shadowed", "key", "units"])
         for row in rows:
-            table.writerows([row["rule"], one["key"], one["units"]] for one in row["heaviest"])
+            counts = [row["rule"], row["admitted"], row["denied"], row["shadowed"]]
+            keys = [[one["key"], one["units"]] for one in row["heaviest"]] or [["", ""]]
+            table.writerows([*counts, *key] for key in keys)
         return web.Response(text=text.getvalue(), content_type="text/csv")
 
     async def _bans(self, _: web.Request) -> web.Response:

@@ -22,6 +22,8 @@ from proxy.throttle.heavy import HeavyKeys
 
 MAX_KNOWN = 10_000
 MAX_COST = 1_000
+RENEW_EVERY = 0.5
+"""Seconds; which holds are due is looked at so often."""
 KeyPart = Callable[[Exchange], bytes | None]
 
 
@@ -105,15 +107,23 @@ class Usage:
 class Throttled:
     """What one exchange charged, kept on it."""
 
-    __slots__ = ("charges", "decision", "limits", "reservation", "taken")
+    __slots__ = ("charges", "decision", "limits", "renew_at", "reservation", "taken")
 
     def __init__(self, limits: list[Limit], charges: list[Charge], reservation: str) -> None:
         self.reservation = reservation
         self.limits = limits
         self.charges = charges
         self.decision: Decision | None = None
+        self.renew_at = 0.0
+        """Loop time; what is held has a third of its lease behind it then."""
         self.taken: list[int] | None = None
         """What each charge came to; None where none of them is reserved, or no answer has come."""
+
+    def held(self) -> list[Charge]:
+        if self.decision is None:
+            return []
+        pairs = zip(self.charges, self.decision.outcomes, strict=True)
+        return [charge for charge, outcome in pairs if charge.holds and outcome.admitted]
 
 
 class Waiting(Deferred):
@@ -146,28 +156,47 @@ class Waiting(Deferred):
 
 
 class Throttle(Filter):
-    __slots__ = ("_cost_headers", "_legacy", "_limiter", "_limits", "_loop", "_made", "_name", "_told", "usage")
+    __slots__ = (
+        "_cost_headers",
+        "_held",
+        "_legacy",
+        "_limiter",
+        "_limits",
+        "_loop",
+        "_made",
+        "_name",
+        "_renew_every",
+        "_renewer",
+        "_told",
+        "usage",
+    )
 
     def __init__(
         self,
         limits: tuple[Limit, ...],
         limiter: Limiter,
         loop: asyncio.AbstractEventLoop,
+        usage: defaultdict[str, Usage],
         *,
         legacy: bool = False,
-        window: float = 60.0,
     ) -> None:
+        """`usage` is by quota, over all routes that have it."""
         self._limits = limits
         self._limiter = limiter
         self._loop = loop
         self._legacy = legacy
         self._name = os.urandom(6).hex()
         self._made = 0
+        self._held: dict[str, Throttled] = {}
+        """Exchanges that run, by the name of what they hold."""
+        leases = [quota.lease for limit in limits for quota in limit.all_quotas]
+        self._renew_every = min([RENEW_EVERY, *(lease / 6000 for lease in leases)])
+        self._renewer: asyncio.TimerHandle | None = None
         self._cost_headers = frozenset(limit.cost_header for limit in limits if limit.cost_header)
         """For us alone: they go no further."""
         self._told = {id(quota): _told(quota) for limit in limits for quota in limit.all_quotas}
         """By identity: a quota's own hash is made of all its fields, each time. The limits keep them alive."""
-        self.usage: defaultdict[str, Usage] = defaultdict(lambda: Usage(heavy=HeavyKeys(window)))
+        self.usage = usage
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -220,6 +249,8 @@ class Throttle(Filter):
                 if denied is None or outcome.retry > denied[2].retry:
                     denied = (limit, charge, outcome)
         if denied is None:
+            if state.reservation != "-":
+                self._hold(state, now)
             return
         limit, charge, outcome = denied
         quota = charge.quota
@@ -231,6 +262,31 @@ class Throttle(Filter):
             headers=self._fields(charge, outcome, 0),
         )
         limit.rule.refuse(exchange, refusal)
+
+    def _hold(self, state: Throttled, now: float) -> None:
+        held = state.held()
+        if not held:
+            return
+        state.renew_at = now + _third(held)
+        self._held[state.reservation] = state
+        if self._renewer is None:
+            self._renewer = self._loop.call_later(self._renew_every, self._renew)
+
+    def _renew(self) -> None:
+        """What an exchange holds is held as long as it runs: a WebSocket outlives every lease."""
+        self._renewer = None
+        now = self._loop.time()
+        for reservation, state in self._held.items():
+            if state.renew_at <= now:
+                held = state.held()
+                state.renew_at = now + _third(held)
+                self._limiter.renew(held, reservation)
+        if self._held:
+            self._renewer = self._loop.call_later(self._renew_every, self._renew)
+
+    def close(self) -> None:
+        if self._renewer is not None:
+            self._renewer.cancel()
 
     def on_response(self, exchange: Exchange, response: Response) -> None:
         state = exchange.throttled
@@ -279,6 +335,7 @@ class Throttle(Filter):
         self._settle(state, taken)
 
     def _settle(self, state: Throttled, taken: list[int]) -> None:
+        self._held.pop(state.reservation, None)
         held = [pair for pair in zip(state.charges, taken, strict=True) if pair[0].holds]
         if held:
             self._limiter.settle(held, state.reservation)
@@ -287,6 +344,11 @@ class Throttle(Filter):
         """The client had gone when the decision came: what it holds is given back."""
         if state.decision is not None and state.decision.admitted:
             self._settle(state, [0] * len(state.charges))
+
+
+def _third(held: list[Charge]) -> float:
+    """Of the shortest lease, in seconds."""
+    return min([charge.quota.lease for charge in held]) / 3000
 
 
 def _told(quota: Quota) -> tuple[bytes, bytes]:

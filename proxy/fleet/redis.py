@@ -16,9 +16,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from proxy.fleet.board import MAX_FACTS, Board
+from proxy.throttle.address import StoreAddress
 from proxy.throttle.cluster import ClusterStore, slot_of
 from proxy.throttle.link import Reply, pack
-from proxy.throttle.store import Store, StoreAddress
+from proxy.throttle.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -195,8 +196,8 @@ class Fleet:
         host, port = self._store.location
         account = self._account
         client = Redis(
-            host=host, port=port, username=account.username or None, password=account.password or None,
-            ssl=account.tls, protocol=2, socket_timeout=PING_SECONDS, socket_connect_timeout=PING_SECONDS,
+            host=host, port=port, protocol=2, socket_timeout=PING_SECONDS, socket_connect_timeout=PING_SECONDS,
+            **account.for_redis,
         )  # fmt: skip
         async with client, client.pubsub() as channel:
             await channel.subscribe(*self._boards)

@@ -7,6 +7,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from proxy.throttle.address import StoreAddress
 from proxy.throttle.link import StoreError
 from proxy.throttle.store import Locate
 
@@ -14,14 +15,14 @@ ASK_SECONDS = 0.3
 """For each Sentinel that is asked; a connection to the store has a second in all."""
 
 
-def locator(nodes: tuple[tuple[str, int], ...], master: str, password: str = "") -> Locate:
+def locator(nodes: tuple[tuple[str, int], ...], master: str, account: StoreAddress) -> Locate:
     """Ask the Sentinels, one after the other, until one knows. Raises StoreError."""
     sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves its constructor untyped
         list(nodes),
         sentinel_kwargs={
             "socket_timeout": ASK_SECONDS,
             "socket_connect_timeout": ASK_SECONDS,
-            "password": password or None,
+            **account.for_redis,
             "protocol": 2,
             "retry": Retry(NoBackoff(), 0),
         },

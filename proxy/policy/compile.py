@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from proxy.addresses import Networks
@@ -22,7 +24,7 @@ from proxy.filters import (
 )
 from proxy.filters.bans import BanList, BanTerms
 from proxy.filters.identity import KeyRing
-from proxy.filters.throttle import Limit
+from proxy.filters.throttle import Limit, Usage
 from proxy.fleet.board import Board
 from proxy.policy.clusters import cluster_spec, fallback_of
 from proxy.policy.helmet import header_set
@@ -34,6 +36,7 @@ from proxy.policy.models.routes import MatchModel, RouteModel
 from proxy.routing import Matcher, Route, RouteLimits, RouteTable
 from proxy.telemetry.stats import RouteStats
 from proxy.throttle.charge import Limiter, Quota, Strategy
+from proxy.throttle.heavy import HeavyKeys
 from proxy.upstream.cluster import PRIORITIES, Cluster
 
 
@@ -60,6 +63,8 @@ class Compiled:
     default_chain: FilterChain
     request_id: RequestId
     throttles: tuple[Throttle, ...]
+    usage: Mapping[str, Usage]
+    """By quota, over all routes."""
     ban_list: BanList
     key_rings: tuple[tuple[str, float, KeyRing], ...] = ()
     uses_boards: bool = False
@@ -72,6 +77,7 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
     ban_list = BanList(shared.bans)
     identity = _identity(policy, on_verdict, shared)
     throttles: list[Throttle] = []
+    usage: defaultdict[str, Usage] = defaultdict(lambda: Usage(heavy=HeavyKeys(policy.usage.window)))
     clusters = {name: Cluster(cluster_spec(name, model), loop) for name, model in policy.clusters.items()}
 
     def chain(used: list[str], more: dict[str, Limit]) -> FilterChain:
@@ -90,8 +96,8 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
                 tuple(limits.values()),
                 shared.limiter,
                 loop,
+                usage,
                 legacy=policy.answers.legacy_headers,
-                window=policy.usage.window,
             )
             throttles.append(made)
             filters.append(made)
@@ -130,6 +136,7 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
         default_chain,
         request_id,
         tuple(throttles),
+        usage,
         ban_list,
         tuple(rings),
         uses_boards=any(cluster.spec.shared_quorum for cluster in clusters.values())

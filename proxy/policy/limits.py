@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
 
 from proxy.addresses import Networks, holder
@@ -14,8 +15,9 @@ from proxy.filter import Mode, OnVerdict, Rule
 from proxy.filters.identity import ApiKeys, KeyRing, Tokens
 from proxy.filters.throttle import KeyPart, Limit
 from proxy.headers import Headers
-from proxy.policy.models.identity import ApiKeysModel, JwtModel
+from proxy.policy.models.identity import ApiKeysModel, JwtModel, RedisModel
 from proxy.policy.models.limits import CostModel, ExemptModel, LimitMatchModel, LimitModel
+from proxy.throttle.address import StoreAddress
 from proxy.throttle.charge import Quota, Strategy
 
 STRATEGIES = {
@@ -176,6 +178,11 @@ def _cookie(headers: Headers, name: bytes) -> bytes | None:
     return None
 
 
+def address_of(model: RedisModel) -> StoreAddress:
+    url = model.url.get_secret_value()
+    return StoreAddress.parse(url, model.ca_file or "", model.cert_file or "", model.key_file or "")
+
+
 def tokens_of(model: JwtModel) -> Tokens:
     """Raises ValueError where the keys can't be read or used; those of a URL come later."""
     keys: KeySet | None = None
@@ -201,7 +208,7 @@ def _keys(path: Path) -> KeySet:
     if text.lstrip().startswith("{"):
         try:
             keys = KeySet.import_key_set(json.loads(text))
-        except (ValueError, KeyError, TypeError) as error:
+        except (JoseError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no JWKS document: {type(error).__name__}") from None
         if any(isinstance(key, OctKey) for key in keys.keys):
             raise ValueError(f"{path} holds a symmetric key; those go into secret")
@@ -209,6 +216,6 @@ def _keys(path: Path) -> KeySet:
     for kind in (RSAKey, ECKey, OKPKey):
         try:
             return KeySet([kind.import_key(text)])
-        except (ValueError, TypeError):
+        except (JoseError, ValueError, TypeError):
             continue
     raise ValueError(f"{path} is neither a JWKS document nor a public key in PEM")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from proxy.policy.document import Document, Path_, dotted, read
 from proxy.policy.findings import Finding, PolicyError
-from proxy.policy.limits import tokens_of
+from proxy.policy.limits import address_of, tokens_of
 from proxy.policy.model import Policy
 from proxy.policy.models.limits import LimitModel
 from proxy.policy.switches import apply
@@ -168,6 +169,11 @@ def _references(policy: Policy, document: Document, *, whole: bool) -> list[Find
             tokens_of(identity.jwt)
         except ValueError as error:
             find(("identity", "jwt", "keys_file"), str(error))
+    if policy.redis is not None:
+        try:
+            replace(address_of(policy.redis), tls=True).context()
+        except OSError as error:
+            find(("redis", "ca_file"), f"the certificates can't be used: {error.strerror or error}. Name PEM files")
     if identity is None or identity.jwt is None:
         owners: list[tuple[Path_, dict[str, LimitModel]]] = [
             (("policies", name, "limits"), one.limits) for name, one in policy.policies.items()

@@ -152,13 +152,9 @@ class Metrics:
 
     def _limits(self) -> Iterator[Metric]:
         usage = CounterMetricFamily("proxy_limit_decisions", "Charges by quota and verdict", labels=["rule", "verdict"])
-        total: dict[tuple[str, str], int] = {}
-        for throttle in self._compiled.throttles:
-            for name, seen in list(throttle.usage.items()):
-                for verdict in ("admitted", "denied", "shadowed"):
-                    total[name, verdict] = total.get((name, verdict), 0) + getattr(seen, verdict)
-        for key, count in total.items():
-            usage.add_metric(list(key), count)
+        for name, seen in list(self._compiled.usage.items()):
+            for verdict in ("admitted", "denied", "shadowed"):
+                usage.add_metric([name, verdict], getattr(seen, verdict))
         yield usage
         bans = self._compiled.ban_list
         yield GaugeMetricFamily("proxy_bans", "Bans that hold now", sum(1 for _ in bans))

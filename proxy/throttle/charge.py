@@ -97,5 +97,8 @@ class Limiter(Protocol):
     def decide(self, charges: Sequence[Charge], reservation: str, then: OnDecision) -> None:
         """Take all or nothing. `reservation` names this exchange where a quota reserves."""
 
+    def renew(self, charges: Sequence[Charge], reservation: str) -> None:
+        """Hold on for another lease; where the lease was lost, or the store's memory, hold again."""
+
     def settle(self, settlements: Sequence[Settlement], reservation: str) -> None:
         """Give the reservations back, and take what they came to."""

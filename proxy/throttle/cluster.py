@@ -15,8 +15,9 @@ from dataclasses import replace
 
 import hiredis
 
+from proxy.throttle.address import StoreAddress
 from proxy.throttle.link import OnReply, Reply, StoreError, pack
-from proxy.throttle.store import CONNECT_SECONDS, Store, StoreAddress, StoreStats
+from proxy.throttle.store import CONNECT_SECONDS, Store, StoreStats
 
 SLOTS = 16_384
 REFRESH_SECONDS = 5.0

@@ -2,7 +2,7 @@
 
 Error bound while the store is away: with P the last known number of live sidecars, each admits up to ceil(amount / P)
 a window, beside what had been admitted before; so within one window at most twice the amount plus P units pass. What
-was admitted meanwhile is charged to the store when it is back.
+was admitted meanwhile is charged to the store before it decides again; until it has been, the share stays used up.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import TypeVar
 
 import hiredis
 
-from proxy.throttle.charge import Charge, Decision, OnDecision, Outcome, Settlement, Strategy
+from proxy.throttle.address import StoreAddress
+from proxy.throttle.charge import Charge, Decision, OnDecision, Outcome, Settlement
 from proxy.throttle.cluster import ClusterStore, slot_of
-from proxy.throttle.link import Reply, StoreError, pack
+from proxy.throttle.link import OnReply, Reply, StoreError, pack
 from proxy.throttle.local import LocalLimiter
-from proxy.throttle.store import Locate, Store, StoreAddress
-from proxy.throttle.wire import SCRIPTS, decide_command, decision_of, settle_command
+from proxy.throttle.owed import Owed
+from proxy.throttle.store import Locate, Store
+from proxy.throttle.wire import SCRIPTS, decide_command, decision_of, renew_command, settle_command
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 2.0
 PEER_LIVES_MS = 7_000
-MAX_OWED = 10_000
-"""Keys whose charges are remembered while the store is away."""
 
 PEERS = """
 local time = redis.call('TIME')
@@ -65,7 +65,7 @@ class RedisLimiter:
         self.decisions = {"redis": 0, "local": 0}
         self._prefix = prefix
         self.name = os.urandom(8).hex()
-        self._owed: dict[str, tuple[Charge, int]] = {}
+        self._owed = Owed(self.name, self._merge, self.fallback.forget)
         self._heart: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -106,7 +106,12 @@ class RedisLimiter:
         then(decision)
 
     def ask_one(self, charges: Sequence[Charge], reservation: str, then: Callable[[Decision | None], None]) -> None:
-        """Decide charges whose keys share a slot; None where the store does not answer."""
+        """Decide charges whose keys share a slot; None where the store does not answer.
+
+        What is owed of them goes first, on the same connection, so that it is counted before.
+        """
+        if self._owed:
+            self._owed.send([charge.key for charge in charges])
         slot = 0 if self._whole else slot_of(f"{self._prefix}:{charges[0].key}")
         asking = partial(self._replied, charges, reservation, then, slot)
         self.store.ask(decide_command(self._prefix, charges, reservation), asking, slot)
@@ -149,18 +154,12 @@ class RedisLimiter:
         if admitted:
             for charge, outcome in zip(charges, told, strict=True):
                 if outcome.admitted and not charge.holds:
-                    self._owe(charge, charge.cost)
+                    self._owed.add(charge, charge.cost)
         return Decision(admitted, tuple(told), alone.source)
 
     def _share(self, charge: Charge) -> Charge:
         amount = max(1, ceil(charge.quota.amount / self.peers))
         return Charge(replace(charge.quota, amount=amount), charge.identity, charge.cost)
-
-    def _owe(self, charge: Charge, taken: int) -> None:
-        key = charge.key
-        if charge.quota.strategy is not Strategy.CONCURRENT and (key in self._owed or len(self._owed) < MAX_OWED):
-            _, before = self._owed.get(key, (charge, 0))
-            self._owed[key] = (charge, before + taken)
 
     def settle(self, settlements: Sequence[Settlement], reservation: str) -> None:
         self.fallback.settle([(self._share(charge), taken) for charge, taken in settlements], reservation)
@@ -170,41 +169,56 @@ class RedisLimiter:
             return
         for charge, taken in settlements:
             if taken:
-                self._owe(charge, taken)
+                self._owed.add(charge, taken)
 
-    def send_settlement(self, settlements: Sequence[Settlement], reservation: str, mode: str = "settle") -> None:
+    def send_settlement(self, settlements: Sequence[Settlement], reservation: str) -> None:
         """Their keys share a slot."""
-        slot = 0 if self._whole else slot_of(f"{self._prefix}:{settlements[0][0].key}")
+        command = partial(settle_command, self._prefix, settlements, reservation)
+        self._tell(settlements[0][0], command, partial(self._failed, "settle"))
 
-        def answered(reply: Reply) -> None:
-            if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
-                again = settle_command(self._prefix, settlements, reservation, mode, whole=True)
-                self.store.ask(again, self._settled, slot)
-            else:
-                self._settled(reply)
+    def _merge(self, charge: Charge, units: int, batch: str, then: Callable[[bool], None]) -> None:
+        """No more than all sidecars together could have admitted."""
+        settlements = [(charge, min(units, charge.quota.amount * self.peers))]
+        command = partial(settle_command, self._prefix, settlements, batch, merge=True)
+        self._tell(charge, command, lambda reply: then(reply == 1))
 
-        self.store.ask(settle_command(self._prefix, settlements, reservation, mode), answered, slot)
+    def renew(self, charges: Sequence[Charge], reservation: str) -> None:
+        if not self.store.available:
+            self.fallback.renew([self._share(charge) for charge in charges], reservation)
+            return
+        for group in [charges] if self._whole else _grouped(charges, lambda one: one.identity):
+            self._tell(
+                group[0], partial(renew_command, self._prefix, group, reservation), partial(self._failed, "renew")
+            )
 
-    def _settled(self, reply: Reply) -> None:
-        """A settlement that failed costs nothing but its lease's time."""
+    def _tell(self, charge: Charge, command: Callable[..., bytes], then: OnReply) -> None:
+        slot = 0 if self._whole else slot_of(f"{self._prefix}:{charge.key}")
+        self.store.ask(command(), partial(self._heard, command, then, slot), slot)
+
+    def _heard(self, command: Callable[..., bytes], then: OnReply, slot: int, reply: Reply) -> None:
+        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
+            self.store.ask(command(whole=True), then, slot)
+        else:
+            then(reply)
+
+    def _failed(self, what: str, reply: Reply) -> None:
+        """No exchange waits for these: what fails costs no more than a lease's time."""
         if isinstance(reply, Exception):
-            self.store.stats.failed("settle")
+            self.store.stats.failed(what)
 
     # the store comes and goes
 
     def _on_revived(self) -> None:
-        """Say that we live, and charge what was admitted alone; its counters are the store's business again."""
+        """Say that we live, and charge what was admitted alone."""
         self._announce()
-        owed, self._owed = self._owed, {}
-        for charge, cost in owed.values():
-            self.send_settlement([(charge, min(cost, charge.quota.amount * self.peers))], "-", "merge")
-        self.fallback.clear()
+        self._owed.send()
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             if self.store.available:
                 self._announce()
+                self._owed.send()
 
     def _announce(self) -> None:
         key = f"{self._prefix}:peers"

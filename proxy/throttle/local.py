@@ -116,8 +116,11 @@ class LocalLimiter:
     def __len__(self) -> int:
         return len(self._counters)
 
-    def clear(self) -> None:
-        self._counters.clear()
+    def forget(self, charge: Charge) -> None:
+        """The charge's key begins anew; what is reserved of it stays."""
+        counter = self._counters.pop(charge.key, None)
+        if counter is not None and counter.reserved:
+            self._counter(charge.key).reserved = counter.reserved
 
     def decide(self, charges: Sequence[Charge], reservation: str, then: OnDecision) -> None:
         then(self.decided(charges, reservation))
@@ -137,6 +140,11 @@ class LocalLimiter:
                 else:
                     take(counter, charge, charge.cost, now)
         return Decision(admitted, outcomes, "local")
+
+    def renew(self, charges: Sequence[Charge], reservation: str) -> None:
+        now = self._clock()
+        for charge in charges:
+            self._counter(charge.key).reserved[reservation] = (now + charge.quota.lease, charge.cost)
 
     def settle(self, settlements: Sequence[Settlement], reservation: str) -> None:
         now = self._clock()

@@ -162,14 +162,30 @@ return answer
 reservation's name, then for each charge strategy, amount, window, cost, flags (1 holds, 2 shadow), lease.
 Answers 1 or 0 for all, then for each charge fits, remaining, reset, retry."""
 
+RENEW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + time[2] / 1000
+for i = 1, #KEYS do
+  local cost, lease = tonumber(ARGV[2 * i]), tonumber(ARGV[2 * i + 1])
+  for unit = 1, cost do
+    redis.call('ZADD', KEYS[i], string.format('%.3f', now + lease), ARGV[1] .. ':' .. unit)
+  end
+  if redis.call('PTTL', KEYS[i]) < lease then redis.call('PEXPIRE', KEYS[i], lease) end
+end
+return 1
+"""
+"""KEYS: the reservations of each charge. ARGV: the reservation's name, then for each charge cost and lease."""
+
 SETTLE = (
     _COMMON
     + """
 local merge = ARGV[3] == 'merge'
 for i = 1, #KEYS / 2 do
   local kind, amount, window, cost, taken = charge(4 + (i - 1) * 5)
-  local held = merge and 1 or 0
-  if not merge then
+  local held = 0
+  if merge then
+    if redis.call('SET', KEYS[2 * i], '', 'NX', 'PX', 600000) then held = 1 end
+  else
     for unit = 1, cost do held = held + redis.call('ZREM', KEYS[2 * i], reservation .. ':' .. unit) end
   end
   if held > 0 and taken > 0 then
@@ -179,5 +195,6 @@ end
 return 1
 """
 )
-"""KEYS as for DECIDE. ARGV: now, the reservation's name, `settle` or `merge` (take what no reservation holds), then for
+"""KEYS as for DECIDE. ARGV: now, the reservation's name, `settle` or `merge` (take what nobody reserved, once for
+that name, which the second key remembers for ten minutes), then for
 each charge strategy, amount, window, cost, units taken for good."""

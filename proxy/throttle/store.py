@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import perf_counter
-from urllib.parse import unquote, urlsplit
 
 from proxy.batch import TickWriter
 from proxy.telemetry.stats import DURATIONS, Histogram
+from proxy.throttle.address import StoreAddress
 from proxy.throttle.link import Link, OnReply, Reply, StoreError, pack, tell
 
 log = logging.getLogger(__name__)
@@ -32,41 +31,14 @@ CONNECT_SECONDS = 1.0
 BACKOFF_FROM, BACKOFF_TO = 0.05, 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class StoreAddress:
-    """Where the server is and who we are to it. `repr` keeps the password to itself."""
-
-    host: str
-    port: int
-    username: str = ""
-    password: str = field(default="", repr=False)
-    database: int = 0
-    tls: bool = False
-
-    @classmethod
-    def parse(cls, url: str) -> StoreAddress:
-        """`redis[s]://[user[:password]@]host[:port][/database]`. Raises ValueError."""
-        parts = urlsplit(url)
-        path = parts.path.strip("/")
-        if parts.scheme not in ("redis", "rediss") or not parts.hostname or (path and not path.isdigit()):
-            raise ValueError("not a Redis URL. Write redis[s]://[user:password@]host[:port][/database]")
-        return cls(
-            parts.hostname,
-            parts.port or 6379,
-            unquote(parts.username or ""),
-            unquote(parts.password or ""),
-            int(path or 0),
-            parts.scheme == "rediss",
-        )
-
-
 @dataclass(slots=True)
 class StoreStats:
-    """`failures` by reason; `latency` of answers in seconds."""
+    """`failures` by reason; `latency` of answers in seconds, `latency_now` its moving mean (a tenth the newest)."""
 
     answered: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     reconnects: int = 0
+    latency_now: float = 0.0
     latency: Histogram = field(default_factory=lambda: Histogram(DURATIONS))
 
     def failed(self, reason: str) -> None:
@@ -89,6 +61,7 @@ class Store:
         locate: Locate | None = None,
     ) -> None:
         self._address = address
+        self._context = address.context()
         self._deadline = deadline
         self._scripts = scripts
         self._loop = asyncio.get_running_loop()
@@ -134,8 +107,10 @@ class Store:
 
     def on_answer(self, seconds: float) -> None:
         self._late = 0
-        self.stats.answered += 1
-        self.stats.latency.observe(seconds)
+        stats = self.stats
+        stats.latency_now += (seconds - stats.latency_now) / (10 if stats.answered else 1)
+        stats.answered += 1
+        stats.latency.observe(seconds)
 
     def _expire(self) -> None:
         """Tell whoever waited for longer than the deadline; come back for the next."""
@@ -214,10 +189,11 @@ class Store:
     async def _connect(self) -> Link:
         """A connection that is logged in and knows the scripts."""
         address = self._address
-        context = ssl.create_default_context() if address.tls else None
         if self._locate is not None:
             self.location = await self._locate()
-        _, link = await self._loop.create_connection(lambda: Link(self, self._writer), *self.location, ssl=context)
+        _, link = await self._loop.create_connection(
+            lambda: Link(self, self._writer), *self.location, ssl=self._context
+        )
         try:
             if address.password:
                 user = (address.username,) if address.username else ()

@@ -8,9 +8,9 @@ from hashlib import sha1
 
 from proxy.throttle.charge import Charge, Decision, Outcome, Settlement, Strategy
 from proxy.throttle.link import pack
-from proxy.throttle.script import DECIDE, SETTLE
+from proxy.throttle.script import DECIDE, RENEW, SETTLE
 
-SCRIPTS = {"decide": DECIDE, "settle": SETTLE}
+SCRIPTS = {"decide": DECIDE, "settle": SETTLE, "renew": RENEW}
 _SHA = {name: sha1(script.encode(), usedforsecurity=False).hexdigest() for name, script in SCRIPTS.items()}
 
 
@@ -49,18 +49,26 @@ def decision_of(reply: list[int]) -> Decision:
 
 
 def settle_command(
-    prefix: str, settlements: Sequence[Settlement], reservation: str, mode: str, *, whole: bool = False
+    prefix: str, settlements: Sequence[Settlement], reservation: str, *, merge: bool = False, whole: bool = False
 ) -> bytes:
+    """`merge` takes what nobody reserved, once for each `reservation`."""
     keys: list[str] = []
-    arguments: list[bytes | str | int] = [-1, reservation, mode]
+    arguments: list[bytes | str | int] = [-1, reservation, "merge" if merge else "settle"]
     for charge, taken in settlements:
         key = f"{prefix}:{charge.key}"
-        keys += (key, key if mode == "merge" else key + ":r")
+        keys += (key, f"{key}:m:{reservation}" if merge else f"{key}:r")
         quota = charge.quota
         taken = 0 if quota.strategy is Strategy.CONCURRENT else taken
         arguments += (int(quota.strategy), quota.amount, quota.window, charge.cost, taken)
     called = ("EVAL", SETTLE) if whole else ("EVALSHA", _SHA["settle"])
     return pack(*called, len(keys), *keys, *arguments)
+
+
+def renew_command(prefix: str, charges: Sequence[Charge], reservation: str, *, whole: bool = False) -> bytes:
+    keys = [f"{prefix}:{charge.key}:r" for charge in charges]
+    terms = [term for charge in charges for term in (charge.cost, charge.quota.lease)]
+    called = ("EVAL", RENEW) if whole else ("EVALSHA", _SHA["renew"])
+    return pack(*called, len(keys), *keys, reservation, *terms)
 
 
 def _bulk(value: str | bytes | int) -> bytes:

@@ -21,9 +21,9 @@ import redis.asyncio as redis
 import uvloop
 from limits import RateLimitItemPerHour
 
+from proxy.throttle.address import StoreAddress
 from proxy.throttle.charge import Charge, Quota, Strategy
 from proxy.throttle.distributed import RedisLimiter
-from proxy.throttle.store import StoreAddress
 from stack import servers
 from stack.process import ServerProcess
 

@@ -48,6 +48,15 @@ class Cluster:
             if "master" in row[2] and "fail" not in row[2] and len(row) > 8
         }
 
+    async def owner(self, slot: int) -> int:
+        """The port of the master that has the slot."""
+        for line in (await self.cli("cluster", "nodes")).splitlines():
+            row = line.split()
+            spans = [part.split("-") for part in row[8:] if not part.startswith("[")]
+            if "master" in row[2] and any(int(span[0]) <= slot <= int(span[-1]) for span in spans):
+                return int(row[1].split("@")[0].rsplit(":", 1)[1])
+        raise LookupError(slot)
+
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
@@ -135,6 +144,40 @@ async def test_a_master_dies_under_load(serve: Start, upstream: ScriptedUpstream
     stop.set()
     await asyncio.gather(*clients)
     assert set(seen) == {200}
+
+
+async def test_a_master_that_dies_lets_no_more_through_than_stated(
+    serve: Start, upstream: ScriptedUpstream, cluster: Cluster
+) -> None:
+    """Before, alone, and after: twice the amount plus the number of sidecars, though the successor may have missed the
+    last writes."""
+    limit = "{all: {limit: 300/1h, strategy: fixed-window, key: [const:everyone]}}"
+    proxies = [await serve(upstream.port, more=cluster.policy(), limits=limit) for _ in range(2)]
+    for served in proxies:
+        limiting = served.proxy.limiting
+        assert limiting is not None
+        async with asyncio.timeout(10):
+            while limiting.peers != 2:
+                await asyncio.sleep(0.01)
+    seen = Counter(await ask(proxies[0], "a", 200))
+    (charge,) = next(iter(proxies[0].proxy.compiled.throttles[-1]._limits[0].known.values()))
+    slot = slot_of(f"simplepro:{charge.key}")
+    victim = await cluster.owner(slot)
+    survivor = next(port for port in cluster.nodes if port != victim)
+    cluster.nodes[victim].signal(signal.SIGKILL)
+    while len(now := await cluster.masters(survivor)) != 3 or victim in now:
+        for served in proxies:
+            seen += await ask(served, "a", 40)
+    for _ in range(10):
+        for served in proxies:
+            seen += await ask(served, "a", 40)
+        await asyncio.sleep(0.2)
+    assert set(seen) == {200, 429}
+    assert 300 <= seen[200] <= 2 * 300 + 2
+    assert (await ask(proxies[0], "a", 20))[429] == 20
+    alone = [one.proxy.limiting.decisions["local"] for one in proxies if one.proxy.limiting]
+    assert len(alone) == 2
+    assert sum(alone) > 0
 
 
 async def test_slots_move_under_load(serve: Start, upstream: ScriptedUpstream, cluster: Cluster) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import aiohttp
 import pytest
 import redis.asyncio as redis
 
@@ -158,7 +159,7 @@ async def test_full_falls_back_decision_by_decision(
         assert limiting.decisions["local"] == 4
         assert limiting.store.stats.failures["oom"] == 4
         await client.config_set("maxmemory", "100mb")
-        assert await ask(served, 1) == [200]
+        assert await ask(served, 1) == [429], "what was admitted alone is counted before the store decides again"
         assert limiting.decisions["redis"] == 1
 
 
@@ -283,3 +284,109 @@ async def test_the_documented_acl_is_enough_and_no_more(
         assert await ask(stranger, 1) == [200]
         assert stranger.proxy.limiting is not None
         assert stranger.proxy.limiting.decisions == {"redis": 0, "local": 1}
+
+
+async def test_what_runs_for_longer_than_its_lease_is_still_counted(
+    serve: Start, upstream: ScriptedUpstream, valkey: Valkey
+) -> None:
+    go = asyncio.Event()
+
+    async def when_told(reader: Reader, writer: Writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await go.wait()
+        writer.write(b"HTTP/1.1 500 Oh\r\nContent-Length: 2\r\n\r\nok")
+
+    upstream.script = when_told
+    limits = "{one: {concurrent: 1, lease: 300ms}, bad: {limit: 1/1h, count: errors, lease: 300ms}}"
+    served = await serve(upstream.port, more=valkey.policy("2s"), limits=limits)
+    wire = await served.connect()
+    wire.send(GET)
+    loop = asyncio.get_running_loop()
+    began, seen = loop.time(), []
+    async with redis.Redis(port=valkey.port, protocol=2) as client:
+        flushed = False
+        while loop.time() < began + 1.5:
+            if not flushed and loop.time() > began + 0.7:
+                flushed = await client.flushall()
+                await asyncio.sleep(0.2)
+            seen += await ask(served, 1)
+            await asyncio.sleep(0.02)
+    assert len(seen) > 20
+    assert set(seen) == {429}, "a lease that nobody renews ends after 300 ms; one that was flushed is held again"
+    go.set()
+    assert (await wire.answer())[0] == 500
+    refused = await ask(served, 1)
+    assert refused == [429], "the failure came after three leases, and counts"
+
+
+async def test_together_they_stay_within_the_stated_bound(
+    serve: Start, upstream: ScriptedUpstream, valkey: Valkey
+) -> None:
+    limits = "{all: {limit: 30/1h, strategy: fixed-window, key: [const:everyone]}}"
+    proxies = [await serve(upstream.port, more=valkey.policy("2s"), limits=limits) for _ in range(3)]
+    for served in proxies:
+        limiting = served.proxy.limiting
+        assert limiting is not None
+        async with asyncio.timeout(10):
+            while limiting.peers != 3:
+                await asyncio.sleep(0.01)
+    before = await ask(proxies[0], 25)
+    await valkey.process.stop()
+    for served in proxies:
+        await until(served, available=False)
+    alone = [await ask(served, 20) for served in proxies]
+    assert before.count(200) == 25
+    assert [statuses.count(200) for statuses in alone] == [10, 10, 10], "a third each"
+    await valkey.start()
+    for served in proxies:
+        await until(served, available=True)
+    after = [await ask(served, 5) for served in proxies]
+    admitted = sum(statuses.count(200) for statuses in (before, *alone, *after))
+    assert admitted <= 2 * 30 + 3, "twice the amount plus the number of sidecars, as docs/throttling.md states"
+    assert sum(statuses.count(200) for statuses in after) == 0
+
+
+async def test_a_sidecar_whose_clock_is_an_hour_off_changes_nothing(
+    serve: Start, upstream: ScriptedUpstream, valkey: Valkey, tmp_path: Path
+) -> None:
+    upstream.script = echo
+    limits = "{all: {limit: 40/1h, strategy: STRATEGY, key: [const:everyone]}}"
+    (tmp_path / "sitecustomize.py").write_text("import time\nreal = time.time\ntime.time = lambda: real() + 3600\n")
+    for strategy in ("fixed-window", "moving-window", "sliding-window-counter", "token-bucket"):
+        name = strategy.replace("-", "")
+        chosen = limits.replace("STRATEGY", strategy).replace("all:", f"{name}:")
+        here = await serve(upstream.port, more=valkey.policy("2s"), limits=chosen)
+        path = tmp_path / f"{name}.yaml"
+        written = sorted(tmp_path.glob("policy-*.yaml"), key=lambda one: one.stat().st_mtime)[-1].read_text()
+        port, admin = servers.free_port(), servers.free_port()
+        path.write_text(
+            written.replace("127.0.0.1:0", f"127.0.0.1:{port}", 1).replace("127.0.0.1:0", f"127.0.0.1:{admin}")
+        )
+        skewed = ServerProcess(servers.proxy(path, port, admin, "", "", {"PYTHONPATH": str(tmp_path)}))
+        await skewed.start()
+        try:
+            wire = await Wire.connect(port)
+            seen = []
+            for _ in range(30):
+                wire.send(GET)
+                seen.append((await wire.answer())[0])
+                seen += await ask(here, 1)
+            wire.close()
+        finally:
+            await skewed.stop()
+        assert seen == [200] * 40 + [429] * 20, strategy
+
+
+async def test_readiness_tells_of_the_store(serve: Start, upstream: ScriptedUpstream, valkey: Valkey) -> None:
+    served = await serve(upstream.port, more=valkey.policy("2s"), limits=LIMITS)
+    await ask(served, 2)
+    url = f"http://127.0.0.1:{served.proxy.admin.port}/readyz"
+    async with aiohttp.ClientSession() as session:
+        told = await (await session.get(url)).json()
+        assert (told["status"], told["store"]["available"]) == ("ok", True)
+        assert 0 < told["store"]["latency_ms"] < 1000
+        await valkey.process.stop()
+        await until(served, available=False)
+        answer = await session.get(url)
+        told = await answer.json()
+    assert (answer.status, told["status"], told["store"]["available"]) == (200, "degraded", False)

@@ -22,8 +22,6 @@ from upstream_app.web.errors import ApiError
 
 DEADLINE = 2.0
 MAX_FAILURES, LOCK_SECONDS = 5, 900
-REVOKED = "simplepro:revoked"
-"""The sidecars' board (docs/throttling.md)."""
 
 ROTATE = """
 local held = redis.call('HGET', KEYS[1], 'refresh')
@@ -41,16 +39,27 @@ return {tries, redis.call('TTL', KEYS[1])}
 """
 
 
+REVOKE = """
+local changes = redis.call('HINCRBY', KEYS[1], '', 1)
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' 1')
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+redis.call('PUBLISH', KEYS[1], ARGV[1] .. '\\n' .. ARGV[3] .. '\\n1')
+return changes
+"""
+"""On the sidecars' board (docs/throttling.md)."""
+
+
 class SessionsAway(ApiError):
     def __init__(self) -> None:
         super().__init__(503, "Sessions can't be reached; try again shortly", headers={"Retry-After": "2"})
 
 
 class Sessions:
-    def __init__(self, redis: Client, breaker: Breaker, prefix: str = "simplepro-app") -> None:
+    def __init__(self, redis: Client, breaker: Breaker, prefix: str = "simplepro") -> None:
         self._redis = redis
         self._breaker = breaker
-        self._prefix = prefix
+        self._prefix = f"{prefix}-app"
+        self._revoked = f"{prefix}:revoked"
 
     async def begin(self, session: str, user: str, refresh: str, agent: str) -> None:
         at = _now()
@@ -103,9 +112,9 @@ class Sessions:
 
     async def _tell(self, name: str) -> None:
         """Revoke at the sidecars, for as long as an access token may live."""
-        until = int((time.time() + ACCESS_SECONDS) * 1000)
-        await self._ask(self._redis.hset(REVOKED, name, f"{until} 1"))
-        await self._ask(self._redis.publish(REVOKED, f"{name}\n{ACCESS_SECONDS * 1000}\n1"))
+        milliseconds = ACCESS_SECONDS * 1000
+        until = int(time.time() * 1000) + milliseconds
+        await self._ask(self._redis.eval(REVOKE, 1, self._revoked, name, str(until), str(milliseconds)))
 
     # lock-out
 

@@ -15,20 +15,26 @@ class SentinelModel(Model):
 
     master: str
     nodes: Annotated[list[Address], BeforeValidator(listed), Field(min_length=1)]
+    username: str = ""
     password: Secret | None = None
+    tls: bool = False
 
 
 class RedisModel(Model):
     """Where shared state lives. `timeout` is what a request waits at most; `prefix` keeps deployments apart.
 
     Of a `cluster`, `nodes` are some that are asked for the others; `url` then only says user, password and TLS, and is
-    the one node asked where `nodes` is empty.
+    the one node asked where `nodes` is empty. `ca_file` vouches for the servers where the system's certificates do not,
+    `cert_file` and `key_file` (PEM) say who we are; Sentinels with `tls` are held to the same.
     """
 
     url: Secret
     cluster: bool = False
     nodes: Annotated[list[Address], BeforeValidator(listed)] = []
     sentinel: SentinelModel | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
     timeout: Duration = 0.02
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")] = "simplepro"
 
@@ -43,6 +49,11 @@ class RedisModel(Model):
     def _one_kind(self) -> RedisModel:
         if self.cluster and self.sentinel is not None:
             raise ValueError("a Cluster finds its masters by itself. Write cluster or sentinel, not both")
+        tls = self.url.get_secret_value().startswith("rediss:") or (self.sentinel is not None and self.sentinel.tls)
+        if (self.ca_file or self.cert_file or self.key_file) and not tls:
+            raise ValueError("certificates are for TLS. Write rediss:// in url")
+        if self.key_file and not self.cert_file:
+            raise ValueError("a key belongs to a certificate. Write cert_file, too")
         return self
 
 

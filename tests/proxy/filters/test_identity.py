@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import hmac
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import orjson
 import pytest
 from aiohttp import web
 from joserfc import jwt
-from joserfc.jwk import ECKey, KeySet, OctKey, RSAKey
+from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
 
 from tests.conftest import Served, Start
 from tests.proxy.filters.conftest import Application, Ask
@@ -163,3 +165,66 @@ async def test_an_issuer_that_is_away_is_no_reason_not_to_start(
     served = await start(serve, upstream, "http://127.0.0.1:1/jwks")
     assert (await ask(served, bearer())).status == 401
     assert served.proxy.key_sources[0].failures == 1
+
+
+def signed_with(secret: bytes, claims: dict[str, object]) -> str:
+    """HS256 by hand: libraries refuse to use a public key so."""
+    parts = [base64.urlsafe_b64encode(orjson.dumps(one)).rstrip(b"=") for one in ({"alg": "HS256"}, claims)]
+    mac = hmac.digest(secret, b".".join(parts), "sha256")
+    return b".".join([*parts, base64.urlsafe_b64encode(mac).rstrip(b"=")]).decode()
+
+
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
+@pytest.mark.parametrize("form", ["jwks", "pem"])
+@pytest.mark.parametrize(("algorithm", "key"), [
+    ("EdDSA", OKPKey.generate_key("Ed25519")),
+    ("ES256", ECKey.generate_key("P-256")),
+    ("RS256", RSAKey.generate_key(2048)),
+])  # fmt: skip
+async def test_public_keys_of_a_file(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask, tmp_path: Path,
+    form: str, algorithm: str, key: OKPKey | ECKey | RSAKey,
+) -> None:  # fmt: skip
+    path = tmp_path / "keys"
+    path.write_bytes(key.as_pem(private=False) if form == "pem" else orjson.dumps(KeySet([key]).as_dict(private=False)))
+    more = f'identity: {{jwt: {{keys_file: "{path}", algorithms: [{algorithm}], required: true}}}}'
+    served = await serve(upstream.port, more=more)
+    claims = {"sub": "ada", "exp": int(time.time()) + 60}
+    good = jwt.encode({"alg": algorithm}, claims, key, algorithms=[algorithm])
+    assert (await ask(served, f"Authorization: Bearer {good}")).status == 200
+    # The classic confusion: the public key as an HMAC secret, the token naming the algorithm.
+    forged = signed_with(key.as_pem(private=False), claims)
+    for bad in (forged, good[:-6] + "AAAAAA", jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(SECRET))):
+        assert (await ask(served, f"Authorization: Bearer {bad}")).status == 401
+
+
+@pytest.mark.parametrize(
+    ("claims", "status"),
+    [
+        ({"iss": "simplepro", "aud": "crm"}, 200),
+        ({"iss": "simplepro", "aud": ["mail", "crm"]}, 200),
+        ({"iss": "somebody", "aud": "crm"}, 401),
+        ({"aud": "crm"}, 401),
+        ({"iss": "simplepro", "aud": "mail"}, 401),
+        ({"iss": "simplepro"}, 401),
+        ({"iss": "simplepro", "aud": "crm", "exp": -8}, 200),
+        ({"iss": "simplepro", "aud": "crm", "exp": -12}, 401),
+        ({"iss": "simplepro", "aud": "crm", "nbf": 8}, 200),
+        ({"iss": "simplepro", "aud": "crm", "nbf": 15}, 401),
+        ({"iss": "simplepro", "aud": "crm", "exp": None}, 401),
+        ({"iss": "simplepro", "aud": "crm", "sub": ""}, 401),
+    ],
+)
+async def test_issuer_audience_and_time_with_its_skew(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask, claims: dict[str, object], status: int
+) -> None:
+    more = f'identity: {{jwt: {{secret: "{SECRET}", issuer: simplepro, audience: crm, skew: 10s, required: true}}}}'
+    served = await serve(upstream.port, more=more)
+    now = int(time.time())
+    given = {
+        name: now + value if name in ("exp", "nbf") and isinstance(value, int) else value
+        for name, value in {"sub": "ada", "exp": 60, **claims}.items()
+        if value is not None
+    }
+    token = jwt.encode({"alg": "HS256"}, given, OctKey.import_key(SECRET))
+    assert (await ask(served, f"Authorization: Bearer {token}")).status == status

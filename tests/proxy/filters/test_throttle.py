@@ -296,7 +296,7 @@ async def test_the_heaviest_keys_are_told(
     assert [row["units"] for row in rule["heaviest"]] == [3, 1]
     heaviest = rule["heaviest"][0]["key"]
     assert (heaviest == "192.0.2.1") is (keys == "plain")
-    assert text.splitlines() == ["rule,key,units", f"everything.all,{heaviest},3"]
+    assert text.splitlines() == ["rule,admitted,denied,shadowed,key,units", f"everything.all,4,0,0,{heaviest},3"]
 
 
 async def settled(served: Served) -> None:
