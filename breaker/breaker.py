@@ -242,17 +242,23 @@ class Breaker:
 
     def reset(self) -> None:
         """As new: closed, nothing counted, not forced."""
-        self.forced = ""
+        forced, self.forced = self.forced, ""
         self._opened = 0
         self._open_seconds = 0.0
-        self.close("reset")
-        self._forget()
+        if self._state is not State.CLOSED:
+            self.close("reset")
+        else:
+            self._forget()
+            if forced:
+                self._told(State.CLOSED, "reset")
 
     def force(self, state: Forced) -> None:
         """Hold it open or closed whatever happens, until reset."""
         self.forced = state
-        if state == "closed":
-            self.close("forced")
+        if state == "closed" and self._state is not State.CLOSED:
+            self.close("forced closed")
+        else:
+            self._told(self._state, f"forced {state}")
 
     def _forget(self) -> None:
         self._failures = self._probing = self._successes = 0
@@ -272,8 +278,11 @@ class Breaker:
             self._pybreaker.open()
         else:
             self._pybreaker.half_open()
+        self._told(old, reason)
+
+    def _told(self, old: State, reason: str) -> None:
         for told in self.on_change:
-            told(self, old, state, reason)
+            told(self, old, self._state, reason)
 
     # the Python API
 

@@ -70,7 +70,9 @@ class Proxy:
             completed=self._on_completed,
             rejected=self._on_rejected,
         )
-        self.metrics = Metrics(self.listener, self.access_log, self.compiled, self.limiting)
+        self.metrics = Metrics(
+            self.listener, self.access_log, self.compiled, self.limiting, self.fleet, self.key_sources
+        )
         self.admin = Admin(self)
         self._events_second = 0
         self._events = 0

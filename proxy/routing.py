@@ -31,7 +31,12 @@ class RouteLimits:
     max_body: int
     max_buffered: int
     tell_deadline: bool = False
-    """Whether the upstream is told how long it has (X-Request-Deadline, in milliseconds from now)."""
+    """Whether the upstream is told how long it has, though the client asked for nothing."""
+    asked_in: bytes = b"x-request-timeout"
+    told_in: bytes = b"x-request-deadline"
+    """Fields in which a client says how long it waits, and the upstream is told; in milliseconds from now."""
+    asserted: frozenset[bytes] = frozenset()
+    """Fields of a client's that do not pass here, beside those that never do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ class KeySource:
         self.url = url
         self.fetched = 0
         self.failures = 0
+        self.good = False
+        """Whether the last look gave keys."""
         self._refresh = refresh
         self._turn = turn
         self._wanted = asyncio.Event()
@@ -81,7 +83,11 @@ class KeySource:
                 raise ValueError("it holds no public keys, or a symmetric one")
         except (aiohttp.ClientError, TimeoutError, OSError, JoseError, ValueError, KeyError, TypeError) as error:
             self.failures += 1
+            self.good = False
             log.warning("jwks: %s can't be used: %s", self.url, error or type(error).__name__)
         else:
             self.fetched += 1
+            if not self.good:
+                log.info("jwks: %d keys from %s", len(keys.keys), self.url)
+            self.good = True
             self._turn(keys)

@@ -102,6 +102,10 @@ class Fleet:
         for key, board in self._boards.items():
             board.send = self._sender(key)
 
+    @property
+    def boards(self) -> list[Board]:
+        return list(self._boards.values())
+
     def start(self) -> None:
         self._tasks = [
             asyncio.create_task(self._listen(), name="fleet: listen"),
@@ -201,6 +205,8 @@ class Fleet:
         )  # fmt: skip
         async with client, client.pubsub() as channel:
             await channel.subscribe(*self._boards)
+            if not self.listening:
+                log.info("fleet: listening on %s:%d", host, port)
             self.listening = True
             self._read(whole=True)
             while not self._closing:

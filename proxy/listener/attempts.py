@@ -6,6 +6,7 @@ The Forwarder is this and what lies between it and the client; the two share the
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from proxy.exchange import Answered, Exchange
@@ -63,13 +64,13 @@ class Attempts(Waiter, Receiver):
         self._first_lost: Rejection | None = None
         self._tried_at = self._upstream_at = exchange.started
 
+    @abstractmethod
     def _conclude(self, outcome: Rejection | Answered) -> None:
         """End with an answer of our own; the Forwarder's."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, now: float) -> None:
         """Whether any time limit is over; the Forwarder's."""
-        raise NotImplementedError
 
     def _enter(self, cluster: Cluster | None = None) -> None:
         """Take a place among the cluster's requests, and make the first attempt."""
@@ -78,7 +79,7 @@ class Attempts(Waiter, Receiver):
         now = self._loop.time()
         left = exchange.deadline - now
         try:
-            if left < LEAST_SECONDS or left < cluster.least_seconds(now):
+            if left < LEAST_SECONDS or left < cluster.least_seconds:
                 raise DeadlineExceeded("no answer can be had in the time that is left", rule="timeouts.request")
             cluster.enter(route.priority)
         except Rejection as rejection:
@@ -124,7 +125,8 @@ class Attempts(Waiter, Receiver):
         """The request's head, as it is for this attempt."""
         extra = b""
         if exchange.deadline_told or self._route.limits.tell_deadline:
-            extra = b"x-request-deadline: %d\r\n" % max(1, (exchange.deadline - self._loop.time()) * 1000)
+            left = max(1, (exchange.deadline - self._loop.time()) * 1000)
+            extra = b"%b: %d\r\n" % (self._route.limits.told_in, left)
         head = request_head(exchange, self.upload.length, exchange.endpoint, extra)
         connection.start(receiver, head, bodyless=exchange.method == b"HEAD", upgrade=exchange.websocket)
 
@@ -257,16 +259,20 @@ class Attempts(Waiter, Receiver):
     def _leave_cluster(self) -> None:
         """Give back the attempt, the retry and the place among the cluster's requests."""
         self._drop_attempt()
+        self._leave_running()
+        if self._timers:
+            for timer in self._timers:
+                timer.cancel()
+            self._timers.clear()
+
+    def _leave_running(self) -> None:
+        """Nothing of the cluster's requests is this one any more: it ended, or became a WebSocket."""
         cluster, self._cluster = self._cluster, None
         if cluster is not None:
             cluster.running -= 1
             if self._retrying:
                 self._retrying = False
                 cluster.budget.give_back()
-        if self._timers:
-            for timer in self._timers:
-                timer.cancel()
-            self._timers.clear()
 
     def _check_now(self) -> None:
         if self.exchange is not None:

@@ -54,10 +54,12 @@ class Forwarder(Attempts):
         self._response_head: Response | None = None
         self._buffered = 0
         exchange.deadline = exchange.started + route.limits.request
-        asked = exchange.headers.index.get(b"x-request-timeout")
+        asked = exchange.headers.index.get(route.limits.asked_in)
         if asked is not None and asked.isdigit() and len(asked) < 10:
             exchange.deadline = min(exchange.deadline, exchange.started + int(asked) / 1000)
             exchange.deadline_told = True
+        if route.limits.asserted:
+            exchange.headers.remove(route.limits.asserted)
         self.upload.begin(
             length,
             route.cluster.retry.replay if route.cluster.retry.attempts > 1 else 0,
@@ -313,6 +315,7 @@ class Forwarder(Attempts):
         self._route.stats.websockets += 1
         self._answer.switching(response, data)
         self._tunnel = Tunnel(self._client, connection, self._loop.time())
+        self._leave_running()
         self._client.on_tunnel()
 
     def on_tunnel_data(self, data: bytes) -> None:

@@ -26,6 +26,7 @@ from proxy.filters.bans import BanList, BanTerms
 from proxy.filters.identity import KeyRing
 from proxy.filters.throttle import Limit, Usage
 from proxy.fleet.board import Board
+from proxy.headers import ASSERTED
 from proxy.policy.clusters import cluster_spec, fallback_of
 from proxy.policy.helmet import header_set
 from proxy.policy.limits import api_keys_of, limit_of, tokens_of
@@ -253,6 +254,7 @@ def _matcher(match: MatchModel) -> Matcher:
 
 def _limits(policy: Policy, model: RouteModel) -> RouteLimits:
     times = model.timeouts
+    fields = frozenset({times.asked_in.lower().encode(), times.told_in.lower().encode()})
     return RouteLimits(
         request=times.request,
         per_try=times.per_try,
@@ -261,4 +263,7 @@ def _limits(policy: Policy, model: RouteModel) -> RouteLimits:
         max_body=policy.defaults.max_body if model.max_body is None else model.max_body,
         max_buffered=model.max_buffered,
         tell_deadline="request" in times.model_fields_set,
+        asked_in=times.asked_in.lower().encode(),
+        told_in=times.told_in.lower().encode(),
+        asserted=fields - ASSERTED,
     )

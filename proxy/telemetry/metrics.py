@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from breaker import State
 from proxy import __version__
+from proxy.fleet.jwks import KeySource
+from proxy.fleet.redis import Fleet
 from proxy.listener.overload import resident
 from proxy.listener.server import Listener
 from proxy.policy.compile import Compiled
@@ -29,7 +31,11 @@ class Metrics:
         access_log: AccessLog | None,
         compiled: Compiled,
         shared: RedisLimiter | None,
+        fleet: Fleet | None,
+        key_sources: Sequence[KeySource],
     ) -> None:
+        self._fleet = fleet
+        self._key_sources = key_sources
         self._compiled = compiled
         self._shared = shared
         self._listener = listener
@@ -45,6 +51,7 @@ class Metrics:
         yield from self._clusters()
         yield from self._process()
         yield from self._limits()
+        yield from self._told()
 
     def _routes(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
@@ -124,6 +131,9 @@ class Metrics:
         would = CounterMetricFamily(
             "proxy_breaker_would_trip", "Times a shadowing detector would have", labels=["breaker", "detector"]
         )
+        forced = GaugeMetricFamily("proxy_breaker_forced", "1 where held by hand", labels=["breaker", "state"])
+        panics = CounterMetricFamily("proxy_panics", "Picks among all, so few being fit", labels=["cluster"])
+        checks = CounterMetricFamily("proxy_health_checks", "Checks by outcome", labels=["cluster", "outcome"])
         refused = CounterMetricFamily("proxy_breaker_refused", "Attempts not let through", labels=["breaker"])
         healthy = GaugeMetricFamily("proxy_endpoint_healthy", "1 where checks pass", labels=["cluster", "endpoint"])
         ejected = GaugeMetricFamily("proxy_endpoint_ejected", "1 while left out", labels=["cluster", "endpoint"])
@@ -131,7 +141,13 @@ class Metrics:
             "proxy_ejections", "By detector and mode", labels=["cluster", "detector", "mode"]
         )
         for cluster in self._listener.clusters.values():
+            panics.add_metric([cluster.name], cluster.stats.panics)
+            if cluster.checker is not None:
+                for outcome, count in cluster.checker.checks.items():
+                    checks.add_metric([cluster.name, outcome], count)
             for breaker in cluster.breakers:
+                for one in ("open", "closed"):
+                    forced.add_metric([breaker.name, one], float(breaker.forced == one))
                 state.add_metric([breaker.name], _STATES[breaker.state])
                 refused.add_metric([breaker.name], breaker.refused)
                 for reason, count in list(breaker.trips.items()):
@@ -145,7 +161,7 @@ class Metrics:
                 for mode, counts in (("enforce", cluster.outlier.ejections), ("shadow", cluster.outlier.shadowed)):
                     for detector, count in list(counts.items()):
                         ejections.add_metric([cluster.name, detector, mode], count)
-        yield from (state, trips, would, refused, healthy, ejected, ejections)
+        yield from (state, forced, trips, would, refused, panics, checks, healthy, ejected, ejections)
         guard = self._listener.guard
         yield GaugeMetricFamily("proxy_overload_level", "0 calm, 1 strained, 2 overloaded", guard.level)
         yield CounterMetricFamily("proxy_overload_refused", "Requests refused for overload", guard.refused)
@@ -174,6 +190,22 @@ class Metrics:
         latency.add_metric([], store.stats.latency.cumulative(), store.stats.latency.total)
         yield from (decided, failures, latency)
         yield CounterMetricFamily("proxy_store_connects", "Connections made to the store", store.stats.reconnects)
+
+    def _told(self) -> Iterator[Metric]:
+        """What comes from elsewhere: other sidecars, issuers of tokens."""
+        if self._fleet is not None:
+            yield GaugeMetricFamily("proxy_fleet_listening", "1 while other sidecars are heard", self._fleet.listening)
+            facts = GaugeMetricFamily("proxy_fleet_facts", "What holds for the fleet, by board", labels=["board"])
+            for board in self._fleet.boards:
+                facts.add_metric([board.name], len(board.facts))
+            yield facts
+        good = GaugeMetricFamily("proxy_keys_good", "1 where the last look for keys gave some", labels=["source"])
+        looks = CounterMetricFamily("proxy_keys_looks", "Looks for keys, by outcome", labels=["source", "outcome"])
+        for source in self._key_sources:
+            good.add_metric([source.url], float(source.good))
+            looks.add_metric([source.url, "ok"], source.fetched)
+            looks.add_metric([source.url, "failed"], source.failures)
+        yield from (good, looks)
 
     def _process(self) -> Iterator[Metric]:
         stats = self._listener.stats

@@ -46,6 +46,52 @@ class Histogram:
         return rows
 
 
+WINDOW = 5.0
+"""Seconds of the windows, two of which say what is lately."""
+
+
+class Fastest:
+    """The least of what was seen in this window (`now`) and the one before."""
+
+    __slots__ = ("_before", "_rolled", "now")
+
+    def __init__(self) -> None:
+        self.now = self._before = float("inf")
+        self._rolled = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """0 where nothing was seen."""
+        least = min(self.now, self._before)
+        return least if least < float("inf") else 0.0
+
+    def roll(self, now: float) -> None:
+        if now - self._rolled >= WINDOW:
+            self._rolled = now
+            self._before, self.now = self.now, float("inf")
+
+
+class Recent:
+    """A histogram's last one or two windows."""
+
+    __slots__ = ("_before", "_earlier", "_of", "_rolled")
+
+    def __init__(self, of: Histogram) -> None:
+        self._of = of
+        self._before = self._earlier = list(of.buckets)
+        self._rolled = 0.0
+
+    def roll(self, now: float) -> None:
+        if now - self._rolled >= WINDOW:
+            self._rolled = now
+            self._earlier, self._before = self._before, list(self._of.buckets)
+
+    def quantile(self, share: float) -> float:
+        seen = Histogram(self._of.bounds)
+        seen.buckets = [count - old for count, old in zip(self._of.buckets, self._earlier, strict=True)]
+        return seen.quantile(share)
+
+
 class RouteStats:
     """What the exchanges of one route came to."""
 
@@ -76,7 +122,7 @@ class RouteStats:
 class ClusterStats:
     """What the attempts on one cluster came to; outcomes are `2xx` … `5xx`, `reset`, `timeout`, `unavailable`, …"""
 
-    __slots__ = ("cluster", "durations", "fallbacks", "hedges", "outcomes", "panics", "refused", "retries")
+    __slots__ = ("cluster", "durations", "fallbacks", "fastest", "hedges", "outcomes", "panics", "refused", "retries")
 
     def __init__(self, cluster: str) -> None:
         self.cluster = cluster
@@ -86,6 +132,7 @@ class ClusterStats:
         """By what they came after: stale, connect, reset, timeout, or a status."""
         self.refused: defaultdict[str, int] = defaultdict(int)
         self.fallbacks: defaultdict[str, int] = defaultdict(int)
+        self.fastest = Fastest()
         self.hedges = 0
         self.panics = 0
 

@@ -29,8 +29,6 @@ class AdaptiveLimit:
         "_best",
         "_best_before",
         "_highest",
-        "_least",
-        "_least_before",
         "_rolled",
         "_samples",
         "_since",
@@ -45,13 +43,8 @@ class AdaptiveLimit:
         self.sampled = 0.0
         self._samples: list[float] = []
         self._since = self._rolled = now
-        self._best = self._best_before = self._least = self._least_before = float("inf")
+        self._best = self._best_before = float("inf")
         self._highest = 0
-
-    def least_seconds(self, now: float) -> float:
-        """The shortest answer of late; 0 while nothing is known, or has been for as long as minRTT is remembered."""
-        least = min(self._least, self._least_before)
-        return 0.0 if least == float("inf") or now - self._since > self._terms.remember else least
 
     def sample(self, seconds: float, running: int, now: float) -> bool:
         """An answer took so long, with so many running; whether the limit may have moved."""
@@ -69,9 +62,7 @@ class AdaptiveLimit:
         self._since = now
         if now - self._rolled > terms.remember:
             self._best_before, self._best, self._rolled = self._best, float("inf"), now
-            self._least_before, self._least = self._least, float("inf")
         self._best = min(self._best, sampled)
-        self._least = min(self._least, samples[0])
         best = min(self._best, self._best_before)
         gradient = max(0.5, min(1.0, best * (1 + terms.buffer) / sampled))
         grown = self.limit * gradient + sqrt(self.limit)

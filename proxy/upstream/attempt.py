@@ -30,6 +30,9 @@ class Attempt:
         self._told = True
         seconds = perf_counter() - self.began
         cluster = self._cluster
+        fastest = cluster.stats.fastest
+        if seconds < fastest.now:
+            fastest.now = seconds
         if cluster.learns:
             self._tell(seconds, status in cluster.failure_statuses, status in GATEWAY_STATUSES)
         return seconds

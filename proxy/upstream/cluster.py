@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from breaker import Breaker, BreakerOpen, Settings
 from proxy.batch import TickWriter
 from proxy.rejection import BreakerIsOpen, Overloaded
-from proxy.telemetry.stats import ClusterStats
+from proxy.telemetry.stats import ClusterStats, Recent
 from proxy.upstream.adaptive import AdaptiveLimit, AdaptiveTerms
 from proxy.upstream.admission import Admission, AdmissionTerms
 from proxy.upstream.attempt import Attempt
@@ -18,6 +19,8 @@ from proxy.upstream.health import HealthChecker, HealthTerms
 from proxy.upstream.outlier import Outlier, OutlierTerms
 from proxy.upstream.pool import Pool, PoolLimits
 from proxy.upstream.retry import NO_RETRIES, RetryBudget, RetryTerms
+
+log = logging.getLogger(__name__)
 
 PRIORITIES = {"critical": 0, "high": 1, "normal": 2, "low": 3}
 SHARES = (float("inf"), 1.0, 0.9, 0.7)
@@ -142,7 +145,7 @@ class Cluster:
         self.budget = RetryBudget(spec.budget_share, spec.budget_floor)
         self.failure_kinds = spec.failure_kinds
         self.failure_statuses = spec.failure_statuses
-        self.outlier = Outlier(spec.outlier, self.endpoints) if spec.outlier and several else None
+        self.outlier = Outlier(spec.name, spec.outlier, self.endpoints) if spec.outlier and several else None
         self.adaptive = AdaptiveLimit(spec.adaptive, loop.time()) if spec.adaptive else None
         self.admission = Admission(spec.admission, draw) if spec.admission else None
         self.checker = HealthChecker(spec.name, spec.health, self.endpoints) if spec.health else None
@@ -151,7 +154,10 @@ class Cluster:
         """Whether anybody wants to know what attempts come to."""
         self.hedge_after = spec.hedge_after
         """Seconds after which a second attempt is made beside the first; 0 for none."""
+        self._recent = Recent(self.stats.durations) if spec.hedge_share else None
         self.running = 0
+        self.panicking = False
+        """Whether so few endpoints are fit that all are used."""
         self.ticks: list[Callable[[], None]] = []
         """Called with each sweep of the listener."""
         self._balance = BALANCERS[spec.balance]()
@@ -198,9 +204,10 @@ class Cluster:
         if self.retry.attempts > 1:
             self.budget.deposit()
 
-    def least_seconds(self, now: float) -> float:
+    @property
+    def least_seconds(self) -> float:
         """What no answer has been faster than, lately; 0 while nothing is known."""
-        return self.adaptive.least_seconds(now) if self.adaptive is not None else 0.0
+        return self.stats.fastest.seconds
 
     def watch(self, endpoint: Endpoint, seconds: float, *, failed: bool, gateway: bool) -> None:
         """An attempt's outcome, for those that learn from it."""
@@ -238,8 +245,11 @@ class Cluster:
     def _pick(self, failed: Sequence[Endpoint]) -> Endpoint:
         fit = [one for one in self.endpoints if one.fit]
         if not fit or len(fit) < self.spec.panic * len(self.endpoints):
-            self.stats.panics += 1
+            self._panic(len(fit))
             fit = list(self.endpoints)
+        elif self.panicking:
+            self.panicking = False
+            log.warning("%s: %d of %d endpoints are fit again", self.name, len(fit), len(self.endpoints))
         fit = [one for one in fit if one.breaker is None or one.breaker.available] or fit
         fresh = [one for one in fit if one not in failed] or fit
         chosen = self._balance(fresh)
@@ -250,6 +260,12 @@ class Cluster:
                     break
                 chosen = self._balance(fresh)
         return chosen
+
+    def _panic(self, fit: int) -> None:
+        self.stats.panics += 1
+        if not self.panicking:
+            self.panicking = True
+            log.warning("%s: only %d of %d endpoints are fit: all are used", self.name, fit, len(self.endpoints))
 
     def _warm(self, endpoint: Endpoint, now: float) -> bool:
         """Whether one that came back lately takes this request; more and more of them, from a tenth on."""
@@ -269,8 +285,10 @@ class Cluster:
             endpoint.pool.sweep(now)
         if self.outlier is not None:
             self.outlier.sweep(now)
-        if self.spec.hedge_share:
-            self.hedge_after = self.stats.durations.quantile(self.spec.hedge_share)
+        self.stats.fastest.roll(now)
+        if self._recent is not None:
+            self._recent.roll(now)
+            self.hedge_after = self._recent.quantile(self.spec.hedge_share)
         for tick in self.ticks:
             tick()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
@@ -22,18 +23,22 @@ class OutlierTerms:
     base_ejection: float = 30.0
     max_ejection: float = 300.0
     max_ejected: float = 0.5
-    success_rate_hosts: int = 3
+    success_rate_hosts: int = 5
     success_rate_requests: int = 50
     stdev_factor: float = 1.9
     enforced: bool = True
 
 
+log = logging.getLogger(__name__)
+
+
 class Outlier:
     """Looks at the endpoints of one cluster; `ejections` by detector, `shadowed` what it only would have done."""
 
-    __slots__ = ("_checked", "_endpoints", "_terms", "ejections", "shadowed")
+    __slots__ = ("_checked", "_cluster", "_endpoints", "_terms", "ejections", "shadowed")
 
-    def __init__(self, terms: OutlierTerms, endpoints: Sequence[Endpoint]) -> None:
+    def __init__(self, cluster: str, terms: OutlierTerms, endpoints: Sequence[Endpoint]) -> None:
+        self._cluster = cluster
         self._terms = terms
         self._endpoints = endpoints
         self._checked = 0.0
@@ -60,6 +65,7 @@ class Outlier:
                 endpoint.ejected_until = 0.0
                 endpoint.gateway_row = 0
                 endpoint.warm_since = now
+                log.warning("%s: endpoint %s is used again", self._cluster, endpoint.address)
         if now - self._checked < self._terms.interval:
             return
         self._checked = now
@@ -86,9 +92,14 @@ class Outlier:
         out = sum(1 for one in self._endpoints if one.ejected_until)
         if endpoint.ejected_until or (out and (out + 1) / len(self._endpoints) > terms.max_ejected):
             return
+        seconds = min(terms.max_ejection, terms.base_ejection * (endpoint.ejections + 1))
+        log.warning(
+            "%s: endpoint %s %s left out for %g s: %s",
+            self._cluster, endpoint.address, "is" if terms.enforced else "would be", seconds, detector,
+        )  # fmt: skip
         if not terms.enforced:
             self.shadowed[detector] = self.shadowed.get(detector, 0) + 1
             return
         self.ejections[detector] = self.ejections.get(detector, 0) + 1
         endpoint.ejections += 1
-        endpoint.ejected_until = now + min(terms.max_ejection, terms.base_ejection * endpoint.ejections)
+        endpoint.ejected_until = now + seconds

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 from proxy.exchange import Exchange
 
@@ -16,6 +18,16 @@ IDEMPOTENT = SAFE | {b"PUT", b"DELETE"}
 def repeatable(exchange: Exchange) -> bool:
     """Whether sending the request twice does what sending it once does."""
     return exchange.method in IDEMPOTENT or b"idempotency-key" in exchange.headers.index
+
+
+def seconds_of(retry_after: bytes, clock: Callable[[], float] = time.time) -> float | None:
+    """Seconds, or the time until an HTTP date (RFC 9110 section 10.2.3); None where it is neither."""
+    if retry_after.isdigit():
+        return float(retry_after) if len(retry_after) < 9 else None
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after.decode("ascii")).timestamp() - clock())
+    except (ValueError, OverflowError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +49,8 @@ class RetryTerms:
     def pause(self, attempt: int, retry_after: bytes | None, draw: Callable[[], float] = random.random) -> float | None:
         """Seconds before the next attempt, after that many; None where the upstream asks for too long a wait."""
         backoff = min(self.backoff_max, self.backoff_base * 2.0 ** (attempt - 1)) * draw()
-        if retry_after is not None and retry_after.isdigit() and len(retry_after) < 9:
-            wait = float(retry_after)
+        wait = None if retry_after is None else seconds_of(retry_after)
+        if wait is not None:
             return None if wait > self.longest_wait else max(wait, backoff)
         return backoff
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from proxy.policy.models.base import STATUS_OR_WORD, Model, RuleModel
 from proxy.policy.values import Address, Duration, Share, Size, Span
@@ -101,9 +102,19 @@ class OutlierModel(RuleModel):
     ejection: Span = 30.0
     longest: Span = 300.0
     max_ejected: Share = 0.5
-    hosts: Annotated[int, Field(ge=2)] = 3
+    hosts: Annotated[int, Field(ge=2)] = 5
     requests: Annotated[int, Field(ge=1)] = 50
     deviations: Annotated[float, Field(ge=0)] = 1.9
+
+    @model_validator(mode="after")
+    def _possible(self) -> OutlierModel:
+        most = sqrt(self.hosts - 1)
+        if self.deviations >= most:
+            raise ValueError(
+                f"of {self.hosts} hosts none can be {self.deviations:g} deviations below the mean. "
+                f"Write deviations below {most:.2f}, or more hosts"
+            )
+        return self
 
 
 class HealthCheckModel(Model):

@@ -14,12 +14,18 @@ from proxy.policy.values import Duration, Size, Span
 
 
 class RouteTimeouts(Model):
-    """`per_try` runs from the request's end to the answer's head, `request` over the whole exchange."""
+    """`per_try` runs from the request's end to the answer's head, `request` over the whole exchange.
+
+    `asked_in` is the field in which a client may ask for a shorter one, `told_in` that in which the upstream is told
+    what is left; both in milliseconds.
+    """
 
     request: Duration = 3600.0
     per_try: Duration = 15.0
     stream_idle: Duration = 300.0
     websocket_idle: Duration = 3600.0
+    asked_in: HeaderName = "x-request-timeout"
+    told_in: HeaderName = "x-request-deadline"
 
 
 ROUTE_PATH = re.compile(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.listener.overload import CALM, OVERLOADED, STRAINED, OverloadGuard, OverloadTerms
-from proxy.telemetry.stats import Histogram
+from proxy.telemetry.stats import WINDOW, Fastest, Histogram, Recent
 from proxy.upstream.adaptive import AdaptiveLimit, AdaptiveTerms
-from proxy.upstream.retry import RetryBudget, RetryTerms
+from proxy.upstream.retry import RetryBudget, RetryTerms, seconds_of
 
 
 def settle(limit: AdaptiveLimit, capacity: int, seconds: float, now: float, rounds: int) -> float:
@@ -38,17 +41,36 @@ def test_an_idle_upstream_does_not_raise_the_limit() -> None:
     assert limit.limit == 50
 
 
-def test_the_least_time_is_the_shortest_answers_and_is_forgotten() -> None:
+def test_the_fastest_answer_is_of_the_last_windows() -> None:
     """Else requests whose deadlines are shorter than one slow spell would be refused for ever."""
-    limit = AdaptiveLimit(AdaptiveTerms(remember=30.0), 0.0)
-    assert limit.least_seconds(0.0) == 0
-    now = 0.0
-    for number in range(60):
-        now += 0.01
-        limit.sample(0.5 if number % 3 else 0.02, 1, now)
-    assert limit.least_seconds(now) == 0.02
-    assert limit.least_seconds(now + 29) == 0.02
-    assert limit.least_seconds(now + 31) == 0
+    fastest = Fastest()
+    assert fastest.seconds == 0
+    fastest.roll(100.0)
+    fastest.now = 0.02
+    fastest.roll(100.0 + WINDOW)
+    assert fastest.seconds == 0.02
+    fastest.now = 0.5
+    assert fastest.seconds == 0.02
+    fastest.roll(100.0 + 2 * WINDOW)
+    assert fastest.seconds == 0.5
+    fastest.roll(100.0 + 4 * WINDOW)
+    fastest.roll(100.0 + 5 * WINDOW)
+    assert fastest.seconds == 0
+
+
+def test_a_percentile_is_of_the_last_windows() -> None:
+    histogram = Histogram((0.01, 0.1, 1.0))
+    recent = Recent(histogram)
+    for now in range(5):
+        for _ in range(1000):
+            histogram.observe(0.5)
+        recent.roll(100 + now * WINDOW)
+    assert recent.quantile(0.95) == 1.0
+    for now in range(5, 8):
+        for _ in range(200):
+            histogram.observe(0.005)
+        recent.roll(100 + now * WINDOW)
+    assert recent.quantile(0.95) == 0.01, "what was slow an hour ago does not count"
 
 
 @given(st.lists(st.tuples(st.floats(0.0001, 10), st.integers(1, 2000)), max_size=300))
@@ -106,3 +128,21 @@ def test_the_guard_strains_before_it_refuses_and_calms_down() -> None:
     for _ in range(20):
         guard.measure(0.0, 0)
     assert guard.level == CALM
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        (b"3", 3.0),
+        (b"Wed, 25 Nov 2026 12:00:05 GMT", 5.0),
+        (b"Wed, 25 Nov 2026 11:00:00 GMT", 0.0),
+        (b"soon", None),
+        (b"-1", None),
+        (b"9" * 20, None),
+        (b"\xff", None),
+        (b"Wed, 99 Nov 2026 12:00:05 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(said: bytes, seconds: float | None) -> None:
+    noon = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
+    assert seconds_of(said, lambda: noon) == seconds
