@@ -6,6 +6,7 @@ Both have one endpoint, two seconds for an answer, and five seconds open (ejecte
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sys
 import tempfile
@@ -27,6 +28,19 @@ SAID = {
     "killed": "killed (kill -9)", "frozen": "frozen (SIGSTOP)", "slow": "answers after 1.5 s",
     "reset": "resets every connection", "share": "500 to six of ten",
 }  # fmt: skip
+SAMPLE_SECONDS = 0.05
+ATTEMPTS = {
+    "proxy": (
+        "/metrics",
+        re.compile(r'^proxy_upstream_pool_total\{.*event="(?:connects|connect_failures|reused)"\} (\S+)', re.M),
+    ),
+    "envoy": (
+        "/stats?filter=cluster.up",
+        re.compile(r"^cluster\.up\.upstream_(?:cx_connect_fail|rq_total): (\d+)", re.M),
+    ),
+}
+"""Where each tells how often it went to the upstream, connections that failed included: a try and its failure, or a new
+connection and its request, may count as two."""
 LOCAL = ("breaker-open", "no healthy upstream")
 """What says that an answer was the proxy's own, the endpoint being left alone."""
 
@@ -45,7 +59,8 @@ clusters:
 routes:
   all: {{match: {{prefix: /}}, to: app, timeouts: {{per_try: 2s, request: 2s}}}}
 """
-ENVOY = """static_resources:
+ENVOY = """admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {admin}}}}}}}
+static_resources:
   listeners:
   - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
     filter_chains:
@@ -107,6 +122,9 @@ class Run:
         self.fault, self.who, self.folder = fault, who, folder
         self.port, self.upstream_port, self.control_port = (servers.free_port() for _ in range(3))
         self.answers: list[Answer] = []
+        self.admin = servers.free_port()
+        self.attempts: list[tuple[float, int]] = []
+        """When, and how many there had been."""
         self.upstream = self._upstream()
 
     def _upstream(self) -> ServerProcess:
@@ -115,11 +133,10 @@ class Run:
 
     def _proxy(self) -> ServerProcess:
         path = self.folder / f"{self.who}-{self.port}.yaml"
-        admin = servers.free_port()
         shape = OURS if self.who == "proxy" else ENVOY
-        path.write_text(shape.format(port=self.port, admin=admin, upstream=self.upstream_port, open=OPEN_SECONDS))
+        path.write_text(shape.format(port=self.port, admin=self.admin, upstream=self.upstream_port, open=OPEN_SECONDS))
         if self.who == "proxy":
-            return ServerProcess(servers.proxy(path, self.port, admin, "", ""))
+            return ServerProcess(servers.proxy(path, self.port, self.admin, "", ""))
         command = [str(servers.BIN / "envoy"), "-c", str(path), "--concurrency", "1", "-l", "error"]
         return ServerProcess(Spec("envoy", command, servers.listens(self.port)))
 
@@ -140,6 +157,14 @@ class Run:
             status = 0
         self.answers.append(Answer(began, time.time() - began, status, any(word in body for word in LOCAL)))
 
+    async def sample(self, session: aiohttp.ClientSession) -> None:
+        path, pattern = ATTEMPTS[self.who]
+        while True:
+            async with session.get(f"http://127.0.0.1:{self.admin}{path}") as answer:
+                text = await answer.text()
+            self.attempts.append((time.time(), sum(int(float(one)) for one in pattern.findall(text))))
+            await asyncio.sleep(SAMPLE_SECONDS)
+
     async def load(self, session: aiohttp.ClientSession, seconds: float) -> None:
         began, sent = time.time(), 0
         tasks: set[asyncio.Task[None]] = set()
@@ -158,6 +183,7 @@ class Run:
         try:
             async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
                 load = asyncio.create_task(self.load(session, BEFORE + FAULT + AFTER))
+                sampling = asyncio.create_task(self.sample(session))
                 await asyncio.sleep(BEFORE)
                 began = time.time()
                 await self.inject()
@@ -165,7 +191,9 @@ class Run:
                 healed = time.time()
                 await self.heal()
                 await load
-                return await self.row(began, healed)
+                sampling.cancel()
+                await asyncio.gather(sampling, return_exceptions=True)
+                return self.row(began, healed)
         finally:
             await proxy.stop()
             self.upstream.signal(signal.SIGCONT)
@@ -188,12 +216,13 @@ class Run:
         else:
             await self.tell("mode good")
 
-    async def row(self, began: float, healed: float) -> Row:
+    def row(self, began: float, healed: float) -> Row:
         opened = min((one.at + one.seconds for one in self.answers if one.local), default=None)
         good = [one.at for one in self.answers if one.at > healed and one.status == 200]
         reached = None
-        if opened is not None and self.fault in ("slow", "reset", "share"):
-            reached = int(await self.tell(f"count {opened + 0.05} {healed}"))
+        meanwhile = [count for at, count in self.attempts if opened and opened + 2 * SAMPLE_SECONDS < at < healed]
+        if meanwhile:
+            reached = meanwhile[-1] - meanwhile[0]
         errors = [one for one in self.answers if one.status != 200]
         waits = sorted(one.seconds for one in self.answers if began < one.at < healed)
         return Row(
@@ -204,7 +233,7 @@ class Run:
 
 def table(rows: list[Row]) -> str:
     lines = [
-        "| the upstream | behind | left alone after s | requests that reached it meanwhile | served again after s "
+        "| the upstream | behind | left alone after s | attempts at it meanwhile | served again after s "
         "| clients' errors of all | p99 wait in the fault, s |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
