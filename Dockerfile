@@ -35,7 +35,7 @@ CMD ["simplepro-app", "run"]
 
 FROM runtime AS proxy
 COPY config /srv/config
-ENV PROXY_HOST=0.0.0.0 PROXY_PORT=8080 ADMIN_PORT=9901 POLICY=/srv/config/simplepro.yaml
+ENV GLOBAL_LIMIT=100 PROXY_HOST=0.0.0.0 PROXY_PORT=8080 ADMIN_PORT=9901 POLICY=/srv/config/simplepro.yaml
 EXPOSE 8080 9901
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"ADMIN_PORT\"]}/livez', timeout=4)"]

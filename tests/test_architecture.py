@@ -94,6 +94,7 @@ ALLOWED = {
         "proxy.filter",
         "proxy.filters",
         "proxy.fleet.board",
+        "proxy.headers",
         "proxy.policy",
         "proxy.routing",
         "proxy.telemetry.stats",
@@ -105,8 +106,10 @@ ALLOWED = {
     "upstream_app.mongo": {"upstream_app.settings"},
     "upstream_app.redis": {"upstream_app.settings"},
     "upstream_app.documents": {"upstream_app.mongo", "upstream_app.web"},
+    "upstream_app.logs": set(),
     "upstream_app.web": {
         "breaker",
+        "upstream_app.logs",
         "upstream_app.auth",
         "upstream_app.documents",
         "upstream_app.mongo",

@@ -30,15 +30,19 @@ from upstream_app.customers.store import CustomerStore
 from upstream_app.documents import Collection
 from upstream_app.estimates.api import EstimateApi, estimates
 from upstream_app.events import Events
+from upstream_app.fleet_metrics import own_socket
 from upstream_app.health import Dependency, Health
 from upstream_app.jobs.api import JobApi
+from upstream_app.jobs.reminders import Reminders
 from upstream_app.jobs.store import JobStore
 from upstream_app.messages.api import MessageApi, messages, threads
 from upstream_app.metrics import Metrics
+from upstream_app.mongo import replication
 from upstream_app.notifications.api import Notifier, notifications
 from upstream_app.opportunities.api import OpportunityApi, opportunities
 from upstream_app.schema import Schema
 from upstream_app.settings import Settings
+from upstream_app.web.conditional import conditional
 from upstream_app.web.endpoint import Endpoint, routes
 from upstream_app.web.errors import ApiError, errors
 from upstream_app.web.requests import MAX_BODY
@@ -92,23 +96,30 @@ def build(settings: Settings) -> web.Application:
     sessions = Sessions(shared, session_breaker, settings.REDIS_PREFIX)
     tokens = Tokens(settings.JWT_SECRET.get_secret_value(), settings.JWT_REFRESH_SECRET.get_secret_value())
     business, audit = metrics.business, AuditLog(stores.audit)
-    notifier = Notifier(database, stores.notifications, events)
+    notifier = Notifier(database, stores.notifications, stores.users, events)
     auth = AuthApi(stores.users, sessions, tokens, passwords)
-    crews = CrewApi(stores.time_off, stores.users, stores.jobs, notifier)
+    jobs = JobApi(stores.jobs, stores.customers, stores.users, cache, events, notifier, business)
+    crews = CrewApi(stores.time_off, stores.users, stores.jobs, notifier, events, jobs.assigned)
+    reminders = Reminders(stores.jobs, notifier)
     messaging = MessageApi(stores.threads, stores.messages, stores.users, stores.jobs, events, notifier)
     endpoints: list[Endpoint] = [
         *auth.endpoints(),
         *CustomerApi(stores.customers, cache, events, business).endpoints(),
-        *OpportunityApi(stores.opportunities, stores.customers, events).endpoints(),
+        *OpportunityApi(stores.opportunities, stores.customers, events, notifier).endpoints(),
         *EstimateApi(
-            client, stores.estimates, stores.customers, stores.opportunities, stores.jobs, cache, events, business
+            client, stores.estimates, stores.customers, stores.opportunities, stores.jobs, cache, events, business,
+            notifier,
         ).endpoints(),
-        *JobApi(stores.jobs, stores.customers, stores.users, cache, events, notifier, business).endpoints(),
+        *jobs.endpoints(),
         *crews.endpoints(),
         *messaging.endpoints(),
         *notifier.endpoints(),
         *audit.endpoints(),
-    ]
+        Endpoint(
+            "GET", "/api/system/slow-queries", metrics.slow_queries, "system_settings:read",
+            "The slowest database commands of late, by shape",
+        ),
+    ]  # fmt: skip
     schema = Schema(database, stores.all)
     inside = _inside(auth.authenticate)
     health = Health(
@@ -121,19 +132,25 @@ def build(settings: Settings) -> web.Application:
         inside=inside,
         more=lambda: {
             "cache": cache.stats.health(),
-            "pool": {"status": "up", "open": metrics.pools.open, "used": metrics.pools.used},
+            "replication": replication(client),
+            "pool": {
+                "status": "up",
+                "open": metrics.pools.open,
+                "used": metrics.pools.used,
+                "max": settings.MONGODB_MAX_POOL_SIZE,
+            },
             "eventLoop": {"status": "degraded" if metrics.lag > 1 else "up", "lagMs": round(metrics.lag * 1000, 1)},
         },
     )
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         preparing = asyncio.create_task(schema.prepare(), name="schema")
-        for one in (metrics, events, cache):
+        for one in (metrics, events, cache, reminders):
             one.start()
         yield
         preparing.cancel()
         await asyncio.gather(preparing, return_exceptions=True)
-        for closing in (health, events, cache, metrics):
+        for closing in (reminders, health, events, cache, metrics):
             await closing.close()
         passwords.close()
         await shared.aclose()
@@ -144,7 +161,8 @@ def build(settings: Settings) -> web.Application:
             raise ApiError(403, "Metrics are for the machine itself, and for admins")
         return await metrics.page(request)
 
-    app = web.Application(middlewares=[metrics.measure, timing, errors, schema.guard], client_max_size=MAX_BODY)
+    around = [metrics.measure, timing, conditional, errors, schema.guard]
+    app = web.Application(middlewares=around, client_max_size=MAX_BODY)
     app.cleanup_ctx.append(lifetime)
     app[ENDPOINTS], app[DATABASE], app[REDIS] = endpoints, database, shared
     app.add_routes(routes(endpoints, auth.authenticate, audit.write, mongo_breaker))
@@ -166,6 +184,8 @@ def _inside(
         actor = await authenticate(request)
         if actor is not None:
             return actor.role in INSIDERS
+        if isinstance(request.transport and request.transport.get_extra_info("sockname"), str):
+            return True
         remote = request.remote or ""
         try:
             return ipaddress.ip_address(remote).is_loopback and "X-Forwarded-For" not in request.headers
@@ -194,9 +214,13 @@ async def serve(settings: Settings) -> None:
     try:
         several = settings.WORKER_PROCESSES > 1
         await web.TCPSite(runner, settings.HOST, settings.PORT, backlog=1024, reuse_port=several or None).start()
+        if (socket := own_socket()) is not None:
+            await web.UnixSite(runner, str(socket)).start()
         log.info("serving", address=str(runner.addresses[0]), environment=settings.ENVIRONMENT, pid=os.getpid())
         await stopping.wait()
         log.info("stopping", within_ms=settings.SHUTDOWN_TIMEOUT)
     finally:
         await runner.cleanup()
+        if (socket := own_socket()) is not None:
+            socket.unlink(missing_ok=True)
     log.info("stopped")

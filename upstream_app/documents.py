@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import bson
+import structlog
 from bson import ObjectId
 from pymongo import DESCENDING, IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -20,9 +22,12 @@ from pymongo.read_preferences import SecondaryPreferred
 from upstream_app.mongo import MAX_TIME_MS, Database, Document
 from upstream_app.web.lists import Page
 
+log = structlog.get_logger("simplepro.documents")
 MAX_COUNT = 10_000
-MAX_TRIES = 5
 """Counting stops here: a total beyond it is of no use to a reader and costs the database a walk."""
+MAX_TRIES = 5
+MAX_DOCUMENT, WARN_SHARE = 5 * 1024 * 1024, 0.7
+"""Bytes of one document, of the report; what comes near is told in the log."""
 Edit = Callable[[Document], Document]
 Session = AsyncClientSession | None
 
@@ -48,6 +53,13 @@ class Conflict(Exception):
     def __init__(self, noun: str, *, expected: bool) -> None:
         super().__init__(f"The {noun} has changed meanwhile; read it again")
         self.expected = expected
+
+
+class TooLarge(Exception):
+    """The document would be larger than any may be."""
+
+    def __init__(self, noun: str, size: int) -> None:
+        super().__init__(f"This {noun} would have {size} bytes; at most {MAX_DOCUMENT} are kept of one")
 
 
 class Collection:
@@ -88,6 +100,7 @@ class Collection:
         at = now()
         document: Document = {"_id": ObjectId(), **fields, "version": 1, "createdAt": at, "updatedAt": at}
         document |= self._derive(document)
+        self._weigh(document)
         try:
             await self.raw.insert_one(document, session=session)
         except DuplicateKeyError as error:
@@ -142,6 +155,7 @@ class Collection:
             return self.shown(found)
         after = edited | {"_id": identity, "version": found["version"] + 1, "updatedAt": now()}
         after |= self._derive(after)
+        self._weigh(after)
         try:
             result = await self.raw.replace_one({"_id": identity, "version": found["version"]}, after, session=session)
         except DuplicateKeyError as error:
@@ -150,14 +164,19 @@ class Collection:
             raise Conflict(self.noun, expected=expected is not None)
         return self.shown(after)
 
-    async def remove(self, identity: ObjectId, expected: int | None = None) -> None:
-        """Raises NotFound, or Conflict where `expected` is not its version."""
-        which: Document = {"_id": identity} | ({"version": expected} if expected is not None else {})
-        if (await self.raw.delete_one(which)).deleted_count:
-            return
-        if expected is not None and await self.raw.find_one({"_id": identity}, {"_id": 1}):
-            raise Conflict(self.noun, expected=True)
-        raise NotFound(self.noun)
+    async def remove(
+        self, identity: ObjectId, expected: int | None = None, may: Callable[[Document], None] = lambda document: None
+    ) -> None:
+        """Of the version that `may` looked at. Raises NotFound, Conflict, and what `may` raises."""
+        for left in reversed(range(MAX_TRIES if expected is None else 1)):
+            found = await self.get(identity)
+            if expected is not None and found["version"] != expected:
+                raise Conflict(self.noun, expected=True)
+            may(found)
+            if (await self.raw.delete_one({"_id": identity, "version": found["version"]})).deleted_count:
+                return
+            if not left:
+                raise Conflict(self.noun, expected=expected is not None)
 
     async def find(self, which: Mapping[str, Any], page: Page) -> tuple[list[Document], int]:
         """One page, newest first, and how many there are in all (up to MAX_COUNT)."""
@@ -176,6 +195,14 @@ class Collection:
         """As clients see it: `id` first, ids as text, nothing that is derived."""
         fields = {key: _text(value) for key, value in document.items() if key not in self._hidden}
         return {"id": str(document["_id"]), **fields}
+
+    def _weigh(self, document: Document) -> None:
+        """Raises TooLarge; a document near its bound is logged."""
+        size = len(bson.encode(document))
+        if size > MAX_DOCUMENT:
+            raise TooLarge(self.noun, size)
+        if size > WARN_SHARE * MAX_DOCUMENT:
+            log.warning("document is large", noun=self.noun, id=str(document["_id"]), bytes=size)
 
     def _duplicate(self, error: DuplicateKeyError) -> Duplicate:
         text = str(error.details or error)

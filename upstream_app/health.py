@@ -87,13 +87,13 @@ class Health:
         required = {"schema", *(one.name for one in self._dependencies if one.required)}
         down = {name: found for name, found in seen.items() if found["status"] == "down"}
         strained = any(found["status"] == "degraded" for found in seen.values())
-        status = "error" if required & down.keys() else "degraded" if down or strained else "ok"
+        status = "unhealthy" if required & down.keys() else "degraded" if down or strained else "ok"
         body = self._report(status) | more
         body["info"] = {name: found for name, found in seen.items() if name not in down}
         if down:
             body["error"] = down
         body["details"] = seen
-        return json_response(body, status=503 if status == "error" else 200, headers=_NO_STORE)
+        return json_response(body, status=503 if status == "unhealthy" else 200, headers=_NO_STORE)
 
     def _report(self, status: str) -> dict[str, Any]:
         return {

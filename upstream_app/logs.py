@@ -4,18 +4,38 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
 
 import orjson
 import structlog
 
 MASKED = frozenset({"password", "token", "authorization", "cookie", "ssn", "secret", "apikey", "creditcard"})
 
+MAX_DEPTH = 8
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that this task serves."""
+
 
 def mask(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    for key in event:
-        if any(word in key.lower().replace("_", "") for word in MASKED):
-            event[key] = "***"
+    """Wherever in the event the key stands; the request's id is added where one runs."""
+    for key, value in event.items():
+        event[key] = masked(key, value)
+    if "request_id" not in event and (current := request_id.get()):
+        event["request_id"] = current
     return event
+
+
+def masked(key: str, value: object, depth: int = 0) -> object:
+    if any(word in key.lower().replace("_", "").replace("-", "") for word in MASKED):
+        return "***"
+    if depth >= MAX_DEPTH:
+        return value if isinstance(value, str | int | float | bool | None) else "…"
+    if isinstance(value, Mapping):
+        return {name: masked(str(name), one, depth + 1) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked("", one, depth + 1) for one in value]
+    return value
 
 
 def configure(level: str) -> None:

@@ -18,6 +18,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from pymongo import monitoring
 
 from upstream_app.cache import Cache
+from upstream_app.documents import now
+from upstream_app.fleet_metrics import of_all
+from upstream_app.web.answers import success
+from upstream_app.web.endpoint import Call
 from upstream_app.web.errors import Handler
 
 log = structlog.get_logger("simplepro.mongo")
@@ -60,7 +64,7 @@ class Commands(monitoring.CommandListener):
         asked = self._shapes.pop(request, "")
         self._seconds.labels(name).observe(seconds)
         if seconds > SLOW_QUERY_SECONDS:
-            self.slow.append({"command": name, "shape": asked, "milliseconds": round(seconds * 1000, 1)})
+            self.slow.append({"command": name, "shape": asked, "milliseconds": round(seconds * 1000, 1), "at": now()})
             log.warning("slow query", command=name, shape=asked, milliseconds=round(seconds * 1000, 1))
 
 
@@ -163,8 +167,24 @@ class Metrics:
             self._errors.labels(route).inc()
         return response
 
+    async def slow_queries(self, call: Call) -> web.Response:
+        """By shape how often, the longest and the last, of the last SLOW_KEPT of this process."""
+        shapes: dict[str, dict[str, Any]] = {}
+        for one in self.commands.slow:
+            name = f"{one['command']} {one['shape']}"
+            row = shapes.setdefault(
+                name, {"command": one["command"], "shape": one["shape"], "count": 0, "longestMs": 0.0}
+            )
+            row["count"] += 1
+            row["longestMs"] = max(row["longestMs"], one["milliseconds"])
+            row["lastMs"], row["lastAt"] = one["milliseconds"], one["at"]
+        rows = sorted(shapes.values(), key=lambda row: -row["longestMs"])
+        return success({"thresholdMs": SLOW_QUERY_SECONDS * 1000, "queries": rows})
+
     async def page(self, request: web.Request) -> web.Response:
         text = await asyncio.to_thread(generate_latest, self._registry)
+        if request.query.get("own") is None:
+            text = await of_all(text, "/metrics?own=1")
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     def collect(self) -> Iterator[Metric]:

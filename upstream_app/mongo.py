@@ -19,18 +19,14 @@ MAX_TIME_MS = 5_000
 """How long the server may work on one query (maxTimeMS)."""
 
 
+LAG_SECONDS = 10.0
 OPTIONS: dict[str, Any] = {
     "appname": "simplepro",
-    "maxIdleTimeMS": 300_000,
     "waitQueueTimeoutMS": 5_000,
-    "serverSelectionTimeoutMS": 5_000,
-    "connectTimeoutMS": 10_000,
-    "socketTimeoutMS": 45_000,
     "retryWrites": True,
     "retryReads": True,
     "w": "majority",
     "journal": True,
-    "wTimeoutMS": 10_000,
 }
 
 
@@ -66,10 +62,35 @@ class _Answers(monitoring.CommandListener):
 
 def connect(settings: Settings, *listeners: Any) -> Client:
     """Connects when first used. An option that the URI gives is the URI's; `listeners` are pymongo's."""
+    times = {
+        "maxIdleTimeMS": settings.MONGODB_MAX_IDLE_TIME_MS,
+        "serverSelectionTimeoutMS": settings.MONGODB_SERVER_SELECTION_TIMEOUT_MS,
+        "connectTimeoutMS": settings.MONGODB_CONNECT_TIMEOUT_MS,
+        "socketTimeoutMS": settings.MONGODB_SOCKET_TIMEOUT_MS,
+        "wTimeoutMS": settings.MONGODB_WTIMEOUT_MS,
+    }
     sizes = {"maxPoolSize": settings.MONGODB_MAX_POOL_SIZE, "minPoolSize": settings.MONGODB_MIN_POOL_SIZE}
     given = {name.lower() for name, _ in parse_qsl(urlsplit(settings.MONGODB_URI).query)}
-    options = {name: value for name, value in {**OPTIONS, **sizes}.items() if name.lower() not in given}
+    options = {name: value for name, value in {**OPTIONS, **times, **sizes}.items() if name.lower() not in given}
     return AsyncMongoClient(settings.MONGODB_URI, tz_aware=True, event_listeners=[_Answers(), *listeners], **options)
+
+
+def replication(client: Client) -> dict[str, Any]:
+    """How far each secondary is behind, in seconds, as its last heartbeat told; degraded from LAG_SECONDS on."""
+    servers = client.topology_description.server_descriptions().values()
+    written = {one.address: one.last_write_date for one in servers if one.last_write_date is not None}
+    primary = next((one for one in servers if one.server_type_name == "RSPrimary"), None)
+    if primary is None or primary.address not in written:
+        return {"status": "up", "topology": client.topology_description.topology_type_name}
+    newest = written[primary.address]
+    behind = {
+        f"{host}:{port}": round(max(0.0, newest - at), 1)
+        for (host, port), at in written.items()
+        if (host, port) != primary.address
+    }
+    late = {name: seconds for name, seconds in behind.items() if seconds > LAG_SECONDS}
+    told: dict[str, Any] = {"status": "degraded" if late else "up", "lagSeconds": behind}
+    return told | ({"reason": f"{', '.join(late)} behind"} if late else {})
 
 
 def database(client: Client) -> Database:

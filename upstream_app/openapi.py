@@ -34,7 +34,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     models = {model for one in endpoints for model in (one.body, one.query) if model is not None}
     inputs: list[Any] = [(model, "validation") for model in sorted(models, key=lambda model: model.__name__)]
     references, definitions = models_json_schema(inputs, ref_template="#/components/schemas/{model}")
-    schemas = dict(definitions.get("$defs", {})) | {"Error": _ERROR}
+    schemas = dict(definitions.get("$defs", {})) | {"Error": _ERROR, "Success": _SUCCESS, "List": _LIST}
     paths: dict[str, dict[str, Any]] = {}
     for one in endpoints:
         paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, references, schemas)
@@ -67,6 +67,36 @@ _ERROR: dict[str, Any] = {
 }
 
 
+_SUCCESS: dict[str, Any] = {
+    "type": "object",
+    "required": ["success", "data", "message"],
+    "properties": {"success": {"const": True}, "data": {"type": "object"}, "message": {"type": "string"}},
+    "additionalProperties": False,
+}
+_NATURAL = {"type": "integer", "minimum": 0}
+_LIST: dict[str, Any] = {
+    "type": "object",
+    "required": ["success", "count", "pagination"],
+    "properties": {
+        "success": {"const": True},
+        "count": _NATURAL,
+        "filters": {"type": "object"},
+        "pagination": {
+            "type": "object",
+            "required": ["page", "limit", "total", "totalPages", "next"],
+            "properties": {
+                "page": {"type": "integer", "minimum": 1},
+                "limit": {"type": "integer", "minimum": 1, "maximum": 100},
+                "total": _NATURAL,
+                "totalPages": _NATURAL,
+                "next": {"type": ["string", "null"]},
+            },
+        },
+    },
+    "additionalProperties": {"type": "array", "items": {"type": "object", "required": ["id"]}},
+}
+
+
 def _operation(one: Endpoint, references: Any, schemas: dict[str, Any]) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = [
         {
@@ -83,6 +113,8 @@ def _operation(one: Endpoint, references: Any, schemas: dict[str, Any]) -> dict[
             {"name": name, "in": "query", "required": name in shape.get("required", []), "schema": _plain(field)}
             for name, field in shape.get("properties", {}).items()
         ]
+    if one.method == "GET":
+        parameters.append({"name": "If-None-Match", "in": "header", "required": False, "schema": {"type": "string"}})
     if one.method in ("PATCH", "DELETE"):
         parameters.append({"name": "If-Match", "in": "header", "required": False, "schema": {"type": "string"}})
     told: dict[str, Any] = {
@@ -91,11 +123,13 @@ def _operation(one: Endpoint, references: Any, schemas: dict[str, Any]) -> dict[
         "tags": [one.tag],
         "parameters": parameters,
         "responses": {
-            str(one.status): {"description": "Done", "content": {"application/json": {"schema": {"type": "object"}}}},
+            str(one.status): {"description": "Done", "content": {"application/json": {"schema": _shape(one)}}},
             **{str(status): _error(text) for status, text in ERRORS.items()},
         },
         "x-permission": one.permission,
     }
+    if one.method == "GET":
+        told["responses"]["304"] = {"description": "What If-None-Match names is what there is"}
     if one.status != 200:
         told["responses"]["200"] = told["responses"][str(one.status)]
     if one.body is not None:
@@ -104,6 +138,11 @@ def _operation(one: Endpoint, references: Any, schemas: dict[str, Any]) -> dict[
     if one.permission != ANYBODY:
         told["security"] = [{"bearer": []}]
     return told
+
+
+def _shape(one: Endpoint) -> dict[str, Any]:
+    """A list where the handler pages, else one document in the report's envelope."""
+    return {"$ref": f"#/components/schemas/{'List' if one.pages else 'Success'}"}
 
 
 def _error(text: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from aiohttp import web
-from pymongo.errors import CollectionInvalid, OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from upstream_app.documents import Collection, now
 from upstream_app.mongo import Database, Document
@@ -18,7 +18,10 @@ from upstream_app.web.errors import ApiError, Handler
 
 log = structlog.get_logger("simplepro.schema")
 RETRY_SECONDS = 2.0
+UNSUPPORTED = frozenset({59, 72, 115, 238})
+"""CommandNotFound, InvalidOptions, CommandNotSupported, NotImplemented."""
 _ID = {"bsonType": "objectId"}
+_WHEN = {"bsonType": "date"}
 VALIDATORS: dict[str, Document] = {
     "customers": {
         "required": ["firstName", "lastName", "emailKey", "version"],
@@ -28,6 +31,14 @@ VALIDATORS: dict[str, Document] = {
     "jobs": {"required": ["number", "customerId", "status", "scheduledDate"], "properties": {"customerId": _ID}},
     "estimates": {"required": ["customerId", "status", "totalPrice", "hash"], "properties": {"customerId": _ID}},
     "opportunities": {"required": ["customerId", "status", "title"], "properties": {"customerId": _ID}},
+    "audit": {"required": ["at", "action", "resource", "status"], "properties": {"at": _WHEN}},
+    "notifications": {"required": ["user", "kind", "text", "read", "at"], "properties": {"user": _ID, "at": _WHEN}},
+    "time_off": {"required": ["user", "from", "to", "status"], "properties": {"user": _ID}},
+    "threads": {"required": ["kind", "members"], "properties": {"members": {"bsonType": "array"}}},
+    "messages": {
+        "required": ["thread", "author", "content"],
+        "properties": {"thread": _ID, "author": _ID, "content": {"bsonType": "string"}},
+    },
 }
 """What the database itself insists on, whoever writes."""
 
@@ -45,6 +56,7 @@ class Schema:
             1: ("indexes", self._indexes),
             2: ("validators", self._validators),
             3: ("indexes of every collection", self._indexes),
+            4: ("validators of every collection", self._validators),
         }
 
     async def prepare(self) -> None:
@@ -76,13 +88,15 @@ class Schema:
             await collection.prepare()
 
     async def _validators(self) -> None:
-        """Not every server that speaks the protocol has them; one that refuses is no worse off than before."""
+        """A server that speaks the protocol and has none says so, and is no worse off than before."""
         for name, schema in VALIDATORS.items():
             try:
                 await self._database.command(
                     "collMod", name, validator={"$jsonSchema": schema}, validationLevel="moderate"
                 )
-            except (OperationFailure, CollectionInvalid) as error:
+            except OperationFailure as error:
+                if error.code not in UNSUPPORTED:
+                    raise
                 log.warning("validator not set", collection=name, error=str(error).split(",", 1)[0][:120])
 
     @web.middleware

@@ -29,6 +29,11 @@ class Settings(BaseModel):
     MONGODB_URI: MongoUri = "mongodb://127.0.0.1:27017/simplepro"
     MONGODB_MAX_POOL_SIZE: Annotated[int, Field(ge=1, le=500)] = 50
     MONGODB_MIN_POOL_SIZE: Annotated[int, Field(ge=0, le=500)] = 10
+    MONGODB_MAX_IDLE_TIME_MS: Annotated[int, Field(ge=1_000)] = 300_000
+    MONGODB_SERVER_SELECTION_TIMEOUT_MS: Annotated[int, Field(ge=10)] = 5_000
+    MONGODB_CONNECT_TIMEOUT_MS: Annotated[int, Field(ge=10)] = 10_000
+    MONGODB_SOCKET_TIMEOUT_MS: Annotated[int, Field(ge=10)] = 45_000
+    MONGODB_WTIMEOUT_MS: Annotated[int, Field(ge=10)] = 10_000
     REDIS_URL: RedisUrl = "redis://127.0.0.1:6379"
     REDIS_PREFIX: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")] = "simplepro"
     REDIS_CLUSTER_MODE: bool = False
@@ -57,17 +62,13 @@ SECRETS = ("JWT_SECRET", "JWT_REFRESH_SECRET", "MONGODB_URI", "REDIS_URL")
 
 
 def _from_file(name: str, environment: Mapping[str, str]) -> str:
-    """NAME_FILE names a file for NAME, as container secrets come; an empty text where there is none."""
+    """NAME_FILE names a file for NAME, as container secrets come; an empty text where there is none. Raises
+    ValueError."""
     path = environment.get(f"{name}_FILE", "")
     try:
         return Path(path).read_text().strip() if path and not environment.get(name) else ""
     except (OSError, UnicodeDecodeError):
-        raise InvalidSettings(f"{name}_FILE: {path} can't be read") from None
-
-
-def _secret(name: str, environment: Mapping[str, str]) -> dict[str, str]:
-    text = _from_file(name, environment)
-    return {name: text} if text else {}
+        raise ValueError(f"{name}_FILE: {path} can't be read") from None
 
 
 def _redis_url(given: Mapping[str, str]) -> str:
@@ -80,20 +81,37 @@ def _redis_url(given: Mapping[str, str]) -> str:
 def read(environment: Mapping[str, str]) -> Settings:
     """Raises InvalidSettings with all that is wrong. An empty variable counts as unset."""
     given = {name: value for name, value in environment.items() if value}
-    for name in SECRETS:
-        given |= _secret(name, environment)
+    lines: list[str] = []
+    bad: set[str] = set()
+    for name in (*SECRETS, "REDIS_PASSWORD"):
+        try:
+            text = _from_file(name, environment)
+        except ValueError as error:
+            lines.append(str(error))
+            bad.add(name)
+        else:
+            given |= {name: text} if text else {}
     if "production" in {given.get("ENVIRONMENT"), given.get("NODE_ENV")}:
         given["ENVIRONMENT"] = "production"
     elif "NODE_ENV" in given:
         given.setdefault("ENVIRONMENT", given["NODE_ENV"])
     if "REDIS_URL" not in given and "REDIS_HOST" in given:
-        given["REDIS_URL"] = _redis_url(given | _secret("REDIS_PASSWORD", environment))
-    lines = []
+        given["REDIS_URL"] = _redis_url(given)
     try:
         settings = Settings.model_validate(given)
     except ValidationError as error:
-        lines = [f"{one['loc'][0]}: {_lower(one['msg'])}" for one in error.errors(include_input=False)]
-        raise InvalidSettings("\n".join(lines)) from None
+        lines += [f"{one['loc'][0]}: {_lower(one['msg'])}" for one in error.errors(include_input=False)]
+        bad |= {str(one["loc"][0]) for one in error.errors(include_input=False)}
+        settings = Settings.model_validate({name: value for name, value in given.items() if name not in bad})
+    lines += [line for line in _across(settings) if line.partition(":")[0] not in bad]
+    if lines:
+        raise InvalidSettings("\n".join(lines))
+    return settings
+
+
+def _across(settings: Settings) -> list[str]:
+    """What is wrong though each setting by itself is not."""
+    lines: list[str] = []
     for name, kind in (("MONGODB_URI", MongoDsn), ("REDIS_URL", RedisDsn)):
         url = getattr(settings, name)
         if url.startswith("unix:"):
@@ -115,9 +133,7 @@ def read(environment: Mapping[str, str]) -> Settings:
         lines.append("JWT_REFRESH_SECRET: the same as JWT_SECRET, and has to be another")
     if settings.MONGODB_MIN_POOL_SIZE > settings.MONGODB_MAX_POOL_SIZE:
         lines.append("MONGODB_MIN_POOL_SIZE: greater than MONGODB_MAX_POOL_SIZE")
-    if lines:
-        raise InvalidSettings("\n".join(lines))
-    return settings
+    return lines
 
 
 def _lower(message: str) -> str:

@@ -6,8 +6,11 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 
 import structlog
+
+from upstream_app.fleet_metrics import FOLDER, forget_socket
 
 log = structlog.get_logger("simplepro.workers")
 BACKOFF_FROM, BACKOFF_TO = 0.2, 10.0
@@ -21,8 +24,10 @@ async def supervise(count: int, grace: float) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         loop.add_signal_handler(number, stopping.set)
-    workers = [asyncio.create_task(_keep_running(number, stopping, grace)) for number in range(count)]
-    statuses = await asyncio.gather(*workers)
+    with tempfile.TemporaryDirectory(prefix="simplepro-") as folder:
+        os.environ[FOLDER] = folder
+        workers = [asyncio.create_task(_keep_running(number, stopping, grace)) for number in range(count)]
+        statuses = await asyncio.gather(*workers)
     return 0 if not any(statuses) else 1
 
 
@@ -39,6 +44,7 @@ async def _keep_running(number: int, stopping: asyncio.Event, grace: float) -> i
         if stopping.is_set():
             return await _stop(process, ended, grace)
         told.cancel()
+        forget_socket(process.pid)
         pause = BACKOFF_FROM if loop.time() - began > GOOD_SECONDS else min(2 * pause, BACKOFF_TO)
         log.error("worker died", worker=number, status=process.returncode, restarts_in=pause)
         try:

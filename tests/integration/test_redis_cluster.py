@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from proxy.throttle.cluster import slot_of
@@ -15,6 +17,7 @@ from stack import servers
 from stack.process import ServerProcess
 from tests.conftest import Served, Start
 from tests.wire import ScriptedUpstream
+from upstream_app.seed import PASSWORD
 
 ALL = (
     "{all: {limit: 60/1h, strategy: fixed-window, key: [const:everyone]}, each: {limit: 30/1h, key: [header:x-client]}}"
@@ -84,6 +87,45 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     yield made
     for node in nodes.values():
         await node.stop()
+
+
+async def test_the_application_runs_on_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    """Sessions, rotation, log-out told to sidecars, cache and events, on keys of any slot."""
+    mongo_port, port = servers.free_port(), servers.free_port()
+    mongo = ServerProcess(servers.mongo(mongo_port, tmp_path / "mongo"))
+    await mongo.start()
+    nodes = ",".join(f"127.0.0.1:{one}" for one in list(cluster.nodes)[:3])
+    environment = {"REDIS_CLUSTER_MODE": "true", "REDIS_CLUSTER_NODES": nodes, "MONGODB_MIN_POOL_SIZE": "0"}
+    uri, some = f"mongodb://127.0.0.1:{mongo_port}/cluster", f"redis://127.0.0.1:{next(iter(cluster.nodes))}"
+    app = ServerProcess(servers.app(port, uri, some, environment))
+    seeding = await asyncio.create_subprocess_exec(
+        str(servers.BIN / "simplepro-app"), "seed", env={**os.environ, **environment, "MONGODB_URI": uri},
+        stdout=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        assert await seeding.wait() == 0
+        await app.start()
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            for name in ("manager", "sales", "dispatcher"):
+                credentials = {"username": name, "password": PASSWORD}
+                told = (await (await session.post("/api/auth/login", json=credentials)).json())["data"]
+                refreshed = await session.post("/api/auth/refresh", json={"refresh_token": told["refresh_token"]})
+                assert refreshed.status == 200, await refreshed.text()
+                mine = {"Authorization": f"Bearer {told['access_token']}"}
+                for _ in range(3):
+                    assert (await session.get("/api/customers?limit=3", headers=mine)).status == 200
+                assert (await session.post("/api/auth/logout", headers=mine)).status == 200
+                assert (await session.get("/api/auth/profile", headers=mine)).status == 401
+            health = await (await session.get("/api/health/detailed")).json()
+        assert health["details"]["redis"]["status"] == "up"
+        assert health["details"]["cache"]["errors"] == 0
+        revoked = await cluster.cli(
+            "hgetall", "simplepro:revoked", port=await cluster.owner(slot_of("simplepro:revoked"))
+        )
+        assert revoked.count("session:") == 3
+    finally:
+        await app.stop()
+        await mongo.stop()
 
 
 async def ask(served: Served, client: str, times: int) -> Counter[int]:

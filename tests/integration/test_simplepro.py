@@ -16,9 +16,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+import redis.asyncio as redis
 
 from stack import servers
 from stack.process import ROOT, ServerProcess
+from tests.upstream_app.test_way import the_whole_way
+from upstream_app.auth.permissions import ROLES
 from upstream_app.seed import PASSWORD
 
 
@@ -45,9 +48,9 @@ class Stack:
 
 @pytest.fixture
 async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
-    redis, mongo, app, proxy, admin = (servers.free_port() for _ in range(5))
-    uri, url = f"mongodb://127.0.0.1:{mongo}/simplepro", f"redis://127.0.0.1:{redis}"
-    valkey = ServerProcess(servers.valkey(redis, tmp_path / "valkey", "--appendonly", "yes", "--appendfsync", "always"))
+    store, mongo, app, proxy, admin = (servers.free_port() for _ in range(5))
+    uri, url = f"mongodb://127.0.0.1:{mongo}/simplepro", f"redis://127.0.0.1:{store}"
+    valkey = ServerProcess(servers.valkey(store, tmp_path / "valkey", "--appendonly", "yes", "--appendfsync", "always"))
     running = [
         valkey,
         mongod := ServerProcess(servers.mongo(mongo, tmp_path / "mongo")),
@@ -107,6 +110,36 @@ async def test_a_day_through_the_policy(stack: Stack) -> None:
     assert statuses[5:] == [429] * 2
 
 
+class Asker:
+    """One role, through the sidecar."""
+
+    def __init__(self, stack: Stack, token: str) -> None:
+        self._stack = stack
+        self._token = token
+
+    async def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        status, told, headers = await self._stack.ask(method, path, self._token, body)
+        assert headers["X-Frame-Options"] == "DENY"
+        return status, told
+
+    async def done(self, method: str, path: str, body: Any = None) -> Any:
+        status, told = await self.ask(method, path, body)
+        assert status < 300, told
+        return told.get("data", told)
+
+
+async def test_the_whole_way_through_the_policy(stack: Stack) -> None:
+    """Lead to completion, by the roles that do each, with the policy's limits on."""
+    roles = {role: Asker(stack, await stack.log_in(role)) for role in ROLES}
+    ada = {"firstName": "Ada", "lastName": "Lovelace", "phone": "+1 (555) 010-0000"}
+    url = stack.app.spec.environment["REDIS_URL"]
+    async with redis.Redis.from_url(url, protocol=2, decode_responses=True) as client:
+        await the_whole_way(client, roles, ada)
+    async with stack.session.get(f"http://127.0.0.1:{stack.admin}/metrics") as answer:
+        text = await answer.text()
+    assert not re.findall(r'proxy_rejections_total\{mode="enforce".*', text), "no honest step is refused by the sidecar"
+
+
 async def test_every_acknowledged_write_is_there_after_the_application_was_killed(stack: Stack) -> None:
     token, kept = await stack.log_in("super_admin"), []
     opportunity = {"title": "kept"}
@@ -163,9 +196,9 @@ async def test_schemathesis_finds_no_5xx_and_nothing_undocumented(stack: Stack, 
     """As a super_admin, through a sidecar whose limits are off: all requests come from one address."""
     token = await stack.log_in("super_admin")
     port, upstream = servers.free_port(), stack.app.spec.environment["PORT"]
-    redis = stack.app.spec.environment["REDIS_URL"]
+    store = stack.app.spec.environment["REDIS_URL"]
     policy, off = ROOT / "config" / "simplepro.yaml", {"RATE_LIMIT_ENABLED": "false"}
-    unlimited = servers.proxy(policy, port, servers.free_port(), f"127.0.0.1:{upstream}", redis, off)
+    unlimited = servers.proxy(policy, port, servers.free_port(), f"127.0.0.1:{upstream}", store, off)
     sidecar = ServerProcess(unlimited)
     await sidecar.start()
     try:
@@ -186,8 +219,9 @@ async def explore(stack: Stack, port: int, token: str, tmp_path: Path) -> None:
     command = [
         str(Path(sys.executable).parent / "schemathesis"), "run", str(document), "--url", f"http://127.0.0.1:{port}",
         "-H", f"Authorization: Bearer {token}", "--max-examples", "6", "--phases", "examples,fuzzing", "--seed", "1",
-        "--checks", "not_a_server_error,status_code_conformance,content_type_conformance", "--workers", "2",
-        "--no-color",
+        "--checks",
+        "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+        "--workers", "2", "--no-color",
     ]  # fmt: skip
     done = await asyncio.to_thread(
         subprocess.run, command, capture_output=True, text=True, timeout=110, cwd=tmp_path, check=False

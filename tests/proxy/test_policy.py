@@ -345,3 +345,30 @@ def test_a_laptops_secret_is_none_in_production() -> None:
     for name in ("NODE_ENV", "ENVIRONMENT"):
         with pytest.raises(PolicyError, match="JWT_SECRET has to be set in production"):
             load(CONFIG / "simplepro.yaml", {name: "production"})
+
+
+REPORT = {
+    ("api", "global"): "1000/900", ("api", "tiers"): "10/1 50/10 200/60", ("api", "nginx-api"): "100/60",
+    ("api", "nginx-writes"): "30/60", ("log-in", "log-in"): "5/60", ("users", "sensitive"): "20/900",
+    ("roles", "sensitive"): "20/900", ("system", "sensitive"): "20/900", ("pricing-rules", "sensitive"): "20/900",
+    ("customers", "create"): "10/60", ("customers", "list"): "30/60", ("customer", "get"): "50/60",
+    ("customer", "change"): "15/60", ("customer", "remove"): "5/60", ("jobs", "create"): "10/60",
+    ("jobs", "read"): "50/60", ("jobs", "change"): "20/60", ("jobs", "remove"): "5/60",
+    ("job-status", "status"): "30/60",
+    ("job-crew", "crew"): "15/60", ("job-crew-status", "crew-status"): "25/60", ("audit", "export"): "5/60",
+}  # fmt: skip
+"""By policy set or route and rule: amounts and seconds, of the report's table and the original's code."""
+
+
+def test_simplepros_policy_carries_the_reports_numbers() -> None:
+    policy = load(CONFIG / "simplepro.yaml", {})
+    for (where, name), wanted in REPORT.items():
+        owner = policy.policies[where] if where in policy.policies else policy.routes[where]
+        rates = owner.limits[name].limit or []
+        assert " ".join(f"{amount}/{window // 1000}" for amount, window in rates) == wanted, (where, name)
+    production = load(CONFIG / "simplepro.yaml", {"GLOBAL_LIMIT": "100"}).policies["api"].limits["global"].limit
+    assert production == [(100, 900_000)]
+    cors = policy.policies["browser"].cors
+    assert cors is not None
+    assert {"if-match", "authorization"} <= set(cors.headers)
+    assert {"etag", "retry-after", "ratelimit"} <= set(cors.expose)

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp.test_utils import TestClient, TestServer
@@ -106,6 +107,9 @@ class Role:
     async def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         answer = await self._client.request(method, path, json=body, headers=self._headers | headers)
         return answer.status, await answer.json()
+
+    async def raw(self, method: str, path: str, **headers: str) -> aiohttp.ClientResponse:
+        return await self._client.request(method, path, headers=self._headers | headers)
 
     async def done(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """The answer's data; fails where it is no success."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import urllib.request
 import uuid
 from pathlib import Path
 
+import orjson
 import pytest
 from pymongo import AsyncMongoClient
 
 from stack import servers
 from stack.process import ServerProcess
+from tests.wire import Wire
 from upstream_app.app import Stores
+from upstream_app.seed import PASSWORD
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -30,7 +34,10 @@ async def command(*arguments: str, **environment: str) -> tuple[int, str]:
 
 async def test_migrations_are_taken_once(mongo_port: int) -> None:
     uri = f"mongodb://127.0.0.1:{mongo_port}/cli_{uuid.uuid4().hex[:8]}"
-    assert await command("migrate", MONGODB_URI=uri) == (0, "1 indexes\n2 validators\n3 indexes of every collection\n")
+    assert await command("migrate", MONGODB_URI=uri) == (
+        0,
+        "1 indexes\n2 validators\n3 indexes of every collection\n4 validators of every collection\n",
+    )
     assert await command("migrate", MONGODB_URI=uri) == (0, "nothing to do\n")
 
 
@@ -66,6 +73,37 @@ async def test_a_database_that_is_away_is_one_line(mongo_port: int) -> None:
     assert "Traceback" not in said
 
 
+def fetch(url: str) -> bytes:
+    with urllib.request.urlopen(url) as answer:  # noqa: S310  # an address of ours
+        return bytes(answer.read())
+
+
+async def test_a_request_that_runs_when_it_is_told_to_stop_is_answered(mongo_port: int, redis_port: int) -> None:
+    """Log-ins take their time; one that was accepted is answered, whatever signal comes meanwhile."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        port = servers.free_port()
+        uri = f"mongodb://127.0.0.1:{mongo_port}/cli_{uuid.uuid4().hex[:8]}"
+        assert (await command("seed", MONGODB_URI=uri))[0] == 0
+        more = {"MONGODB_MIN_POOL_SIZE": "0"}
+        process = ServerProcess(servers.app(port, uri, f"redis://127.0.0.1:{redis_port}", more))
+        await process.start()
+        login = orjson.dumps({"username": "manager", "password": PASSWORD})
+        head = (
+            b"POST /api/auth/login HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        )
+        wires = [await Wire.connect(port) for _ in range(12)]
+        for wire in wires:
+            wire.send(head % len(login) + login)
+        assert (await wires[0].answer())[0] == 200
+        process.signal(number)
+        statuses = [(await wire.answer())[0] for wire in wires[1:]]
+        assert set(statuses) <= {200, 429}, statuses
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+        for wire in wires:
+            wire.close()
+        await process.stop()
+
+
 def children(pid: int) -> set[int]:
     return {int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
@@ -89,6 +127,10 @@ async def test_workers_share_the_port_and_one_that_dies_is_replaced(mongo_port: 
             with await asyncio.to_thread(urllib.request.urlopen, url) as answer:
                 assert answer.status == 200
         now = children(process.pid)
+        for _ in range(6):
+            page = (await asyncio.to_thread(fetch, f"http://127.0.0.1:{port}/metrics")).decode()
+            seen = re.findall(r'^http_requests_total\{.*route="/api/health/live".*\} (\S+)', page, re.M)
+            assert [float(one) for one in seen] == [5.0], "whichever worker answers tells of both"
     finally:
         assert await process.stop() == 0
     assert not [pid for pid in now if Path(f"/proc/{pid}").exists()]

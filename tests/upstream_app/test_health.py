@@ -44,7 +44,7 @@ async def test_without_mongo_not_ready_but_alive(open_app: Open, redis_port: int
     assert (await client.get("/api/health/live")).status == 200
     answer = await client.get("/api/health/ready")
     body = await answer.json()
-    assert (answer.status, body["status"]) == (503, "error")
+    assert (answer.status, body["status"]) == (503, "unhealthy")
     assert body["error"]["mongodb"]["status"] == "down"
     assert "redis" in body["info"]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from aiohttp import web
 from bson import ObjectId
@@ -11,9 +12,10 @@ from pydantic import Field, StringConstraints, model_validator
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from upstream_app.auth.store import UserStore
-from upstream_app.crews.scoring import Candidate, choose
+from upstream_app.crews.scoring import Candidate, Score, choose
 from upstream_app.customers.model import Written
 from upstream_app.documents import Collection
+from upstream_app.events import Events
 from upstream_app.jobs.store import JobStore
 from upstream_app.mongo import Database, Document
 from upstream_app.notifications.api import Notifier
@@ -25,8 +27,9 @@ from upstream_app.web.lists import Identity, Page, listed
 
 INDEXES = [
     IndexModel([("user", ASCENDING), ("_id", DESCENDING)], name="user"),
-    IndexModel([("status", ASCENDING), ("from", ASCENDING)], name="status"),
+    IndexModel([("status", ASCENDING), ("to", ASCENDING)], name="until"),
 ]
+MAX_AWAY = 2_000
 TRANSITIONS: dict[str, frozenset[str]] = {
     "pending": frozenset({"approved", "denied"}),
     "approved": frozenset({"denied"}),
@@ -62,12 +65,25 @@ class AutoAssign(Written):
     preferred: Annotated[list[Identity], Field(max_length=20, default_factory=list)]
 
 
+class Emergency(Written):
+    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+    jobId: Identity | None = None
+
+
+Assign = Callable[[Call, ObjectId, list[ObjectId], ObjectId], Awaitable[Document]]
+"""Who asks, job, members, and which of them leads; the job with that crew."""
+
+
 def time_off(database: Database) -> Collection:
     return Collection(database, "time_off", "time-off request", INDEXES)
 
 
 class CrewApi:
-    def __init__(self, requests: Collection, users: UserStore, jobs: JobStore, notifier: Notifier) -> None:
+    def __init__(
+        self, requests: Collection, users: UserStore, jobs: JobStore, notifier: Notifier, events: Events, assign: Assign
+    ) -> None:
+        self._events = events
+        self._assign = assign
         self.time_off = requests
         self._users = users
         self._jobs = jobs
@@ -77,7 +93,10 @@ class CrewApi:
         path, read = "/api/crews", "crews:read"
         return [
             Endpoint("GET", path, self.members, read, "Crew members"),
-            Endpoint("GET", f"{path}/availability", self.availability, read, "Who is free", query=AvailabilityQuery),
+            Endpoint(
+                "GET", f"{path}/availability", self.availability, read, "Who is free", query=AvailabilityQuery,
+                plain=True,
+            ),
             Endpoint("GET", f"{path}/time-off", self.requests, read, "Time-off requests", query=Page),
             Endpoint("POST", f"{path}/time-off", self.ask, ANY_USER, "Ask for time off", NewTimeOff, status=201),
             Endpoint("PATCH", f"{path}/time-off/{{id}}", self.decide, "crews:assign", "Decide", Decision),
@@ -85,6 +104,11 @@ class CrewApi:
                 "POST", f"{path}/suggest/{{job}}", self.suggest, "crews:assign", "Who suits a job, and why", AutoAssign,
                 body_optional=True,
             ),
+            Endpoint(
+                "POST", f"{path}/auto-assign/{{job}}", self.auto_assign, "crews:assign", "Assign who suits it best",
+                AutoAssign, body_optional=True,
+            ),
+            Endpoint("POST", f"{path}/emergency", self.emergency, ANY_USER, "Call for help", Emergency, status=201),
         ]  # fmt: skip
 
     async def members(self, call: Call) -> web.Response:
@@ -95,8 +119,9 @@ class CrewApi:
         members = await self._users.crew()
         ids = [one["_id"] for one in members]
         text = day.isoformat()
-        away = {"status": "approved", "from": {"$lte": text}, "to": {"$gte": text}, "user": {"$in": ids}}
-        off = {one["user"] for one in await self.time_off.raw.find(away, {"user": 1}).limit(500).to_list(500)}
+        not_over = {"status": "approved", "to": {"$gte": text}}
+        away = await self.time_off.raw.find(not_over, {"user": 1, "from": 1}).limit(MAX_AWAY).to_list(MAX_AWAY)
+        off = {one["user"] for one in away if one["from"] <= text}
         busy = await self._jobs.busy_on(day, ids)
         return [(one, one["_id"] not in off, busy.get(one["_id"], 0)) for one in members]
 
@@ -139,9 +164,36 @@ class CrewApi:
         return shown(changed, "Decided")
 
     async def suggest(self, call: Call) -> web.Response:
-        """The best crew by its score; assigning it is a call of its own (POST /api/jobs/{id}/crew)."""
-        given = call.body(AutoAssign)
+        """The best crew by its score."""
         job = await self._jobs.get(call.id("job", "job"))
+        return success(self._scores(job, *await self._chosen(call, job)))
+
+    async def auto_assign(self, call: Call) -> web.Response:
+        """The best crew by its score, assigned; 409 where too few are free. The best of them leads."""
+        job = await self._jobs.get(call.id("job", "job"))
+        chosen, wanted = await self._chosen(call, job)
+        if len(chosen) < wanted:
+            raise ApiError(409, f"Only {len(chosen)} of {wanted} are free that day", details={"free": len(chosen)})
+        members = [ObjectId(one.member) for one in chosen]
+        changed = await self._assign(call, job["_id"], members, members[0])
+        return success(self._scores(job, chosen, wanted) | {"job": changed}, "Crew assigned")
+
+    async def emergency(self, call: Call) -> web.Response:
+        """Dispatchers, managers and the job's crew hear of it at once, whatever they have muted."""
+        given, me = call.body(Emergency), call.actor
+        told = {one["_id"] for one in await self._users.of_roles(["dispatcher", "manager"])}
+        data: Document = {"from": str(me.user), "text": given.text}
+        if given.jobId is not None:
+            job = await self._jobs.get(ObjectId(given.jobId))
+            told |= {entry["member"] for entry in job["crew"]}
+            data["jobId"] = given.jobId
+        rooms = ["role:dispatcher", "role:manager", *(f"user:{one}" for one in told)]
+        self._events.publish("emergencyAlert", rooms, data)
+        await self._notifier.tell(sorted(told - {me.user}), "emergency", f"{me.username}: {given.text}", data)
+        return success({"told": len(told - {me.user})}, "Help was called", status=201)
+
+    async def _chosen(self, call: Call, job: Document) -> tuple[list[Score], int]:
+        given = call.body(AutoAssign)
         candidates = [
             Candidate(
                 str(one["_id"]), frozenset(skill.casefold() for skill in one.get("skills", [])), there, jobs,
@@ -149,8 +201,9 @@ class CrewApi:
             )
             for one, there, jobs in await self._free(date.fromisoformat(job["scheduledDate"]))
         ]  # fmt: skip
-        chosen = choose(candidates, job["requiredSkills"], given.size or job["crewSize"])
-        scores: list[dict[str, Any]] = [{"member": s.member, "score": s.total, "parts": s.parts} for s in chosen]
-        return success(
-            {"jobId": str(job["_id"]), "crew": scores, "complete": len(scores) == (given.size or job["crewSize"])}
-        )
+        wanted = given.size or job["crewSize"]
+        return choose(candidates, job["requiredSkills"], wanted), wanted
+
+    def _scores(self, job: Document, chosen: list[Score], wanted: int) -> Document:
+        crew = [{"member": one.member, "score": one.total, "parts": one.parts} for one in chosen]
+        return {"jobId": str(job["_id"]), "crew": crew, "complete": len(crew) == wanted}

@@ -9,7 +9,7 @@ from bson import ObjectId
 from pymongo import DESCENDING, IndexModel
 
 from upstream_app.cache import Cache
-from upstream_app.documents import Collection
+from upstream_app.documents import MAX_TRIES, Collection, Conflict
 from upstream_app.estimates.model import (
     TRANSITIONS,
     Conversion,
@@ -23,6 +23,7 @@ from upstream_app.events import Events
 from upstream_app.jobs.store import JobStore
 from upstream_app.metrics import Business
 from upstream_app.mongo import Client, Database, Document
+from upstream_app.notifications.api import Notifier
 from upstream_app.opportunities.api import moved
 from upstream_app.states import move
 from upstream_app.web.answers import success
@@ -52,7 +53,9 @@ class EstimateApi:
         cache: Cache,
         events: Events,
         business: Business,
+        notifier: Notifier,
     ) -> None:
+        self._notifier = notifier
         self._client = client
         self._store = store
         self._customers = customers
@@ -103,20 +106,33 @@ class EstimateApi:
             await self._opportunities.get(links["opportunityId"], {"customerId": customer})
         details = MoveDetails.model_validate(given.model_dump(exclude={"customerId", "opportunityId", "notes"}))
         fields = links | {"details": details.model_dump(mode="json"), "notes": given.notes, **priced(details)}
-        made = await self._store.insert(fields | {"status": "draft", "createdBy": call.actor.user, "history": []})
-        self._business.estimates += 1
+        whole = fields | {"status": "draft", "createdBy": call.actor.user, "history": []}
         if given.opportunityId:
-            await self._quote(links["opportunityId"], call.actor.user)
+            made = await self._quoted(whole, links["opportunityId"], call.actor.user)
+        else:
+            made = await self._store.insert(whole)
+        self._business.estimates += 1
         self._events.publish("estimateCreated", ["role:sales"], {"estimateId": made["id"]})
         return shown(made, "Estimate created", 201, "/api/estimates")
 
-    async def _quote(self, opportunity: ObjectId, user: ObjectId) -> None:
-        """An opportunity that has an estimate is quoted, unless it is further already."""
+    async def _quoted(self, fields: Document, opportunity: ObjectId, user: ObjectId) -> Document:
+        """An opportunity that has an estimate is quoted, unless it is further already: both are written, or none."""
 
         def edit(document: Document) -> Document:
             return moved(document, "quoted", user) if document["status"] in ("open", "contacted") else document
 
-        await self._opportunities.change(opportunity, edit)
+        async def work(session: Any) -> Document:
+            await self._opportunities.change(opportunity, edit, session=session)
+            return await self._store.insert(fields, session)
+
+        for left in reversed(range(MAX_TRIES)):
+            try:
+                async with self._client.start_session() as session:
+                    return await session.with_transaction(work)
+            except Conflict:
+                if not left:
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     async def revise(self, call: Call) -> web.Response:
         details, actor = call.body(MoveDetails), call.actor
@@ -141,6 +157,10 @@ class EstimateApi:
 
         changed = await self._store.change(call.id(noun="estimate"), edit, call.expected)
         self._events.publish("estimateChanged", ["role:sales"], {"estimateId": changed["id"], "status": given.status})
+        author = ObjectId(changed["createdBy"])
+        if given.status == "accepted" and author != actor.user:
+            text = f"Your estimate over {changed['totalPrice']} was accepted"
+            await self._notifier.tell([author], "estimate_accepted", text, {"estimateId": changed["id"]})
         return shown(changed, "Status changed")
 
     async def convert(self, call: Call) -> web.Response:
@@ -176,6 +196,11 @@ class EstimateApi:
         async with self._client.start_session() as session:
             job = await session.with_transaction(work)
         await self._cache.changed("customers", f"customer:{estimate['customerId']}", "jobs")
+        if opportunity := estimate.get("opportunityId"):
+            found = await self._opportunities.get(opportunity)
+            if (author := found.get("createdBy")) and author != actor.user:
+                text = f"\u201c{found['title']}\u201d is won: {number}"
+                await self._notifier.tell([author], "opportunity_won", text, {"opportunityId": str(opportunity)})
         self._business.jobs += 1
         self._events.publish(
             "jobCreated", ["role:dispatcher", f"job:{job['id']}"], {"jobId": job["id"], "number": number}

@@ -24,8 +24,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 LOCAL_MILES = 50
 LONG_CARRY_FEET = 75
-ELEVATOR_FROM = 10
-"""The original takes ten flights and more to mean that there is an elevator."""
+ELEVATOR_BELOW = 10
+"""The original takes fewer stairs than this to mean that there is an elevator, where nothing is said of it."""
 Count = Annotated[int, Field(ge=0, le=500)]
 Amount = Annotated[Decimal, Field(ge=0, max_digits=9, decimal_places=2)]
 
@@ -49,7 +49,7 @@ class Place(Written):
     narrowHallways: bool = False
 
     def end(self) -> End:
-        elevator = self.stairs >= ELEVATOR_FROM if self.elevator is None else self.elevator
+        elevator = self.stairs < ELEVATOR_BELOW if self.elevator is None else self.elevator
         return End(
             self.stairs, elevator, self.carryFeet > LONG_CARRY_FEET, self.access, self.parkingFeet, self.narrowHallways
         )

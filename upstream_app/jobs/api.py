@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import date, timedelta
 from typing import Any
 
@@ -25,18 +26,18 @@ from upstream_app.jobs.model import (
     NewNote,
     StateChange,
 )
-from upstream_app.jobs.store import JobStore, stamped
+from upstream_app.jobs.store import JobStore, stamped, with_crew
 from upstream_app.metrics import Business
 from upstream_app.mongo import MAX_TIME_MS, Document
-from upstream_app.notifications.api import Notifier
+from upstream_app.notifications.api import Kind, Notifier
 from upstream_app.opportunities.api import moved
 from upstream_app.states import move
-from upstream_app.web.answers import success
+from upstream_app.web.answers import json_response, success
 from upstream_app.web.endpoint import Call, Endpoint, shown
 from upstream_app.web.errors import ApiError
-from upstream_app.web.lists import Page, filters, listed
+from upstream_app.web.lists import Page, filters, listing
 
-STATS_SECONDS = 120
+LIST_SECONDS, ONE_SECONDS, STATS_SECONDS = 120, 300, 120
 MAX_NOTES = 200
 MILESTONES = ("crew_en_route", "arrived", "loading", "in_transit", "unloading", "finished")
 
@@ -88,8 +89,19 @@ class JobApi:
         which |= {name: value for name in ("status", "service") if (value := getattr(asked, name))}
         which |= {"customerId": ObjectId(asked.customerId)} if asked.customerId else {}
         which |= {"scheduledDate": asked.date.isoformat()} if asked.date else {}
-        found, total = await self._store.find(which, asked)
-        return listed("jobs", found, total, asked, filters(asked))
+        return await self._page(call, which, asked, filters(asked))
+
+    async def _page(self, call: Call, which: Document, asked: Page, chosen: Document | None = None) -> web.Response:
+        """Kept for all who reach as far: everybody's for those who may see all, else one's own."""
+
+        async def load() -> Any:
+            found, total = await self._store.find(which, asked)
+            following = str(found[-1]["id"]) if len(found) == asked.limit else None
+            return listing("jobs", found, total, asked, chosen or {}, following)
+
+        key = hashlib.sha256(f"{which!r} {asked.model_dump_json()}".encode()).hexdigest()[:24]
+        body = await self._cache.get(f"jobs:{call.reach}:{key}", ["jobs"], LIST_SECONDS, load)
+        return json_response(body, headers={"Surrogate-Key": "jobs"})
 
     async def stats(self, call: Call) -> web.Response:
         async def load() -> Document:
@@ -114,8 +126,7 @@ class JobApi:
     async def _listed(self, call: Call, which: Document) -> web.Response:
         asked = call.query(Page)
         scope = within(call.actor, call.scope)
-        found, total = await self._store.find({"$and": [which, scope]} if scope else which, asked)
-        return listed("jobs", found, total, asked)
+        return await self._page(call, {"$and": [which, scope]} if scope else which, asked)
 
     async def by_number(self, call: Call) -> web.Response:
         which = {"number": call.request.match_info["number"], **within(call.actor, call.scope)}
@@ -138,8 +149,20 @@ class JobApi:
         )
 
     async def get(self, call: Call) -> web.Response:
-        which = within(call.actor, call.scope)
-        return shown(self._store.shown(await self._store.get(call.id(noun="job"), which)))
+        job, which = call.id(noun="job"), within(call.actor, call.scope)
+
+        async def load() -> Document | None:
+            try:
+                return self._store.shown(await self._store.get(job, which))
+            except NotFound:
+                return None
+
+        found = await self._cache.get(f"job:{job}:{call.reach}", [f"job:{job}"], ONE_SECONDS, load)
+        if found is None:
+            raise NotFound("job")
+        answer = shown(found)
+        answer.headers["Surrogate-Key"] = f"job:{job}"
+        return answer
 
     async def create(self, call: Call) -> web.Response:
         given = call.body(NewJob)
@@ -163,11 +186,13 @@ class JobApi:
 
     async def remove(self, call: Call) -> web.Response:
         job = call.id(noun="job")
-        found = await self._store.get(job)
-        if found["status"] == "in_progress":
-            raise ApiError(400, "A job in progress is not deleted")
-        await self._store.remove(job, call.expected)
-        await self._cache.changed("jobs")
+
+        def idle(found: Document) -> None:
+            if found["status"] == "in_progress":
+                raise ApiError(400, "A job in progress is not deleted")
+
+        await self._store.remove(job, call.expected, idle)
+        await self._cache.changed("jobs", f"job:{job}")
         return success({}, "Job deleted")
 
     async def change_state(self, call: Call) -> web.Response:
@@ -177,36 +202,49 @@ class JobApi:
             move(TRANSITIONS, document["status"], given.status)
             return stamped(moved(document, given.status, actor.user, given.reason), given.status)
 
-        event = "jobCompleted" if given.status == "completed" else "jobStatusChanged"
-        answer = await self._edit(call, edit, event, "Status changed")
-        await self._tell_crew(call.id(noun="job"), "job_status_changed", f"is now {given.status}", actor.user)
+        completed = given.status == "completed"
+        answer = await self._edit(call, edit, "jobCompleted" if completed else "jobStatusChanged", "Status changed")
+        found = await self._store.get(call.id(noun="job"))
+        told = {entry["member"] for entry in found["crew"]} | ({found["createdBy"]} if completed else set())
+        kind: Kind = "job_completed" if completed else "job_status_changed"
+        text = f"{found['number']} is now {given.status}"
+        await self._notifier.tell(sorted(told - {actor.user}), kind, text, {"jobId": str(found["_id"])})
         return answer
 
     async def assign(self, call: Call) -> web.Response:
-        given, actor = call.body(CrewAssignment), call.actor
+        given = call.body(CrewAssignment)
         members = [ObjectId(one) for one in given.members]
+        lead = ObjectId(given.lead) if given.lead else members[0]
+        changed = await self.assigned(call, call.id(noun="job"), members, lead)
+        return shown(changed, "Crew assigned")
+
+    async def assigned(self, call: Call, job: ObjectId, members: list[ObjectId], lead: ObjectId) -> Document:
+        """The job with that crew; who is new in it is told, and who is in it no more. Raises ApiError."""
         known = {user["_id"]: user for user in await self._users.crew(members)}
         strangers = [str(one) for one in members if one not in known]
         if strangers:
             wrong = [{"field": "members", "message": f"{one} is no active crew member"} for one in strangers]
             raise ApiError(400, "Validation failed", validation=wrong)
-        lead = ObjectId(given.lead) if given.lead else members[0]
+        before: list[ObjectId] = []
 
         def edit(document: Document) -> Document:
-            if document["status"] in ("completed", "cancelled"):
-                raise ApiError(409, f"A {document['status']} job gets no crew")
-            before = {entry["member"]: entry for entry in document["crew"]}
-            fresh = {"status": "assigned", "assignedAt": now(), "by": actor.user}
-            crew = [
-                {**before.get(one, fresh), "member": one, "role": "lead" if one == lead else "member",
-                 "name": f"{known[one]['firstName']} {known[one]['lastName']}"}
-                for one in members
-            ]  # fmt: skip
-            return document | {"crew": crew}
+            before[:] = [entry["member"] for entry in document["crew"]]
+            return with_crew(document, members, lead, known, call.actor.user)
 
-        answer = await self._edit(call, edit, "jobAssigned", "Crew assigned")
-        await self._tell_crew(call.id(noun="job"), "job_assigned", "is yours", actor.user)
-        return answer
+        changed = await self._store.change(job, edit, call.expected, which=within(call.actor, call.scope))
+        await self._told(changed, "jobAssigned")
+        data = {"jobId": changed["id"]}
+        new, gone = [one for one in members if one not in before], [one for one in before if one not in members]
+        stays = [one for one in members if one in before]
+        me = call.actor.user
+        kinds: tuple[tuple[list[ObjectId], Kind, str], ...] = (
+            (new, "job_assigned", "is yours"),
+            (gone, "crew_changed", "is another crew's now"),
+            (stays if new or gone else [], "crew_changed", "has another crew"),
+        )
+        for who, kind, what in kinds:
+            await self._notifier.tell([one for one in who if one != me], kind, f"{changed['number']} {what}", data)
+        return changed
 
     async def crew_state(self, call: Call) -> web.Response:
         """Crew members change their own state, whoever may update all jobs everybody's."""
@@ -250,11 +288,6 @@ class JobApi:
         await self._cache.changed("jobs", f"job:{job['id']}")
         rooms = ["role:dispatcher", f"job:{job['id']}", *(f"user:{one['member']}" for one in job["crew"])]
         self._events.publish(event, rooms, {"jobId": job["id"], "number": job["number"], "status": job["status"]})
-
-    async def _tell_crew(self, job: ObjectId, kind: str, what: str, actor: ObjectId) -> None:
-        found = await self._store.get(job)
-        members = [entry["member"] for entry in found["crew"] if entry["member"] != actor]
-        await self._notifier.tell(members, kind, f"{found['number']} {what}", {"jobId": str(job)})
 
 
 def _day(call: Call) -> date:

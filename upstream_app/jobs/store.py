@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from typing import Any
 
 from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 
 from upstream_app.documents import Collection, Session, now
 from upstream_app.estimates.model import Conversion
-from upstream_app.mongo import Database, Document
+from upstream_app.mongo import MAX_TIME_MS, Database, Document
+from upstream_app.web.errors import ApiError
 
 INDEXES = [
     IndexModel([("number", ASCENDING)], name="number", unique=True),
@@ -21,6 +21,8 @@ INDEXES = [
     IndexModel([("crew.member", ASCENDING), ("scheduledDate", ASCENDING)], name="crew"),
     IndexModel([("createdBy", ASCENDING), ("_id", DESCENDING)], name="creator"),
 ]
+
+MAX_A_DAY = 500
 
 
 class JobStore(Collection):
@@ -48,30 +50,62 @@ class JobStore(Collection):
     async def from_estimate(
         self, estimate: Document, given: Conversion, number: str, user: ObjectId, session: Session
     ) -> Document:
+        """It is its estimate's author's own, whoever made a job of it."""
         details = estimate["details"]
         when = given.scheduledDate.isoformat() if given.scheduledDate else details["moveDate"]
         fields: Document = {
             "customerId": estimate["customerId"], "estimateId": estimate["_id"], "service": details["service"],
             "scheduledDate": when, "startTime": given.startTime, "crewSize": estimate["crew"],
             "requiredSkills": ["piano"] if details["piano"] else [], "description": estimate["notes"],
-            "price": estimate["totalPrice"], "pickup": details["pickup"]["address"],
+            "convertedBy": user, "price": estimate["totalPrice"], "pickup": details["pickup"]["address"],
             "delivery": details["delivery"]["address"],
         }  # fmt: skip
         if estimate.get("opportunityId"):
             fields["opportunityId"] = estimate["opportunityId"]
-        return await self.create(fields, user, number, session)
+        return await self.create(fields, estimate.get("createdBy", user), number, session)
+
+    async def on(self, day: date) -> list[Document]:
+        """Jobs of a day, as far as its crews are concerned: one equality, so that one index serves it."""
+        fields = {"number": 1, "status": 1, "crew.member": 1, "startTime": 1, "remindedFor": 1}
+        found = self.raw.find({"scheduledDate": day.isoformat()}, fields, max_time_ms=MAX_TIME_MS)
+        return await found.sort("_id", DESCENDING).limit(MAX_A_DAY).to_list(MAX_A_DAY)
+
+    async def due_on(self, day: date) -> list[Document]:
+        """Jobs of that day whose crew was not reminded of it yet; whoever gets one here is the one to do it."""
+        found, text = [], day.isoformat()
+        for job in await self.on(day):
+            if job.get("remindedFor") == text or not job["crew"] or job["status"] not in ("scheduled", "confirmed"):
+                continue
+            mine = {"_id": job["_id"], "remindedFor": {"$ne": text}}
+            if (await self.raw.update_one(mine, {"$set": {"remindedFor": text}})).modified_count:
+                found.append(job)
+        return found
 
     async def busy_on(self, day: date, members: list[ObjectId]) -> dict[ObjectId, int]:
         """How many jobs each of them has that day."""
-        which: dict[str, Any] = {
-            "crew.member": {"$in": members}, "scheduledDate": day.isoformat(),
-            "status": {"$nin": ["cancelled", "completed"]},
-        }  # fmt: skip
-        found: dict[ObjectId, int] = {}
-        for job in await self.raw.find(which, {"crew.member": 1}).limit(500).to_list(500):
-            for entry in job["crew"]:
-                found[entry["member"]] = found.get(entry["member"], 0) + 1
+        found = dict.fromkeys(members, 0)
+        for job in await self.on(day):
+            if job["status"] not in ("cancelled", "completed"):
+                for entry in job["crew"]:
+                    if entry["member"] in found:
+                        found[entry["member"]] += 1
         return found
+
+
+def with_crew(
+    document: Document, members: list[ObjectId], lead: ObjectId, known: dict[ObjectId, Document], by: ObjectId
+) -> Document:
+    """Who was in the crew before keeps what was noted of them. Raises ApiError 409 where the job is over."""
+    if document["status"] in ("completed", "cancelled"):
+        raise ApiError(409, f"A {document['status']} job gets no crew")
+    before = {entry["member"]: entry for entry in document["crew"]}
+    fresh = {"status": "assigned", "assignedAt": now(), "by": by}
+    crew = [
+        {**before.get(one, fresh), "member": one, "role": "lead" if one == lead else "member",
+         "name": f"{known[one]['firstName']} {known[one]['lastName']}"}
+        for one in members
+    ]  # fmt: skip
+    return document | {"crew": crew}
 
 
 def stamped(document: Document, state: str) -> Document:

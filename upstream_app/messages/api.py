@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
@@ -27,6 +28,7 @@ THREAD_INDEXES = [
     IndexModel([("pair", ASCENDING)], name="pair", unique=True, sparse=True),
 ]
 MESSAGE_INDEXES = [IndexModel([("thread", ASCENDING), ("_id", DESCENDING)], name="thread")]
+MENTION = re.compile(r"(?<![\w@.])@([A-Za-z0-9_.-]{1,60}[A-Za-z0-9_])")
 Content = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=5_000)]
 
 
@@ -133,7 +135,11 @@ class MessageApi:
         others = [one for one in thread["members"] if one != call.actor.user]
         self._events.publish("message.created", [f"thread:{thread['_id']}", *(f"user:{one}" for one in others)], made)
         data = {"threadId": str(thread["_id"])}
-        await self._notifier.tell(others, "message_received", f"{call.actor.username} wrote", data)
+        named = await self._users.by_names(MENTION.findall(fields["content"])[:20])
+        mentioned = [one["_id"] for one in named if one["_id"] in others]
+        await self._notifier.tell(mentioned, "mention", f"{call.actor.username} mentioned you", data)
+        rest = [one for one in others if one not in mentioned]
+        await self._notifier.tell(rest, "message_received", f"{call.actor.username} wrote", data)
         return shown(made, "Sent", 201, "/api/messages")
 
     async def receipt(self, call: Call) -> web.Response:

@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal, get_args
 
 from aiohttp import web
 from bson import ObjectId
-from pydantic import Field
+from pydantic import Field, StringConstraints, model_validator
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
+from upstream_app.auth.permissions import ROLES
+from upstream_app.auth.store import UserStore
 from upstream_app.customers.model import Written
 from upstream_app.documents import Collection, now
 from upstream_app.events import Events
@@ -41,17 +43,31 @@ class Preferences(Written):
     muted: Annotated[list[Kind], Field(max_length=12)]
 
 
+class Announcement(Written):
+    """To the users of these roles; to all where it names none."""
+
+    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+    roles: Annotated[list[str], Field(max_length=8, default_factory=list)]
+
+    @model_validator(mode="after")
+    def _known(self) -> Announcement:
+        if strangers := set(self.roles) - ROLES.keys():
+            raise ValueError(f"there is no role {', '.join(sorted(strangers))}")
+        return self
+
+
 def notifications(database: Database) -> Collection:
     return Collection(database, "notifications", "notification", INDEXES)
 
 
 class Notifier:
-    def __init__(self, database: Database, store: Collection, events: Events) -> None:
+    def __init__(self, database: Database, store: Collection, users: UserStore, events: Events) -> None:
+        self._users = users
         self.store = store
         self._preferences = database["preferences"]
         self._events = events
 
-    async def tell(self, users: list[ObjectId], kind: Kind | str, text: str, data: dict[str, Any]) -> None:
+    async def tell(self, users: list[ObjectId], kind: Kind, text: str, data: dict[str, Any]) -> None:
         if not users:
             return
         muted = await self._preferences.find({"_id": {"$in": users}}).to_list(len(users))
@@ -70,7 +86,18 @@ class Notifier:
             Endpoint("GET", f"{path}/preferences", self.preferences, ANY_USER, "What one does not want"),
             Endpoint("PATCH", f"{path}/preferences", self.change_preferences, ANY_USER, "Change that", Preferences),
             Endpoint("POST", f"{path}/{{id}}/read", self.read, ANY_USER, "One read"),
-        ]
+            Endpoint(
+                "POST", f"{path}/announce", self.announce, "system_settings:update", "Tell roles, or everybody",
+                Announcement, status=201,
+            ),
+        ]  # fmt: skip
+
+    async def announce(self, call: Call) -> web.Response:
+        given = call.body(Announcement)
+        users = await self._users.of_roles(list(given.roles or ROLES))
+        told = [one["_id"] for one in users if one["_id"] != call.actor.user]
+        await self.tell(told, "system", given.text, {})
+        return success({"told": len(told)}, "Announced", status=201)
 
     async def find(self, call: Call) -> web.Response:
         asked = call.query(NotificationQuery)

@@ -11,6 +11,7 @@ from pymongo import DESCENDING, IndexModel
 from upstream_app.documents import Collection, now
 from upstream_app.events import Events
 from upstream_app.mongo import MAX_TIME_MS, Database, Document
+from upstream_app.notifications.api import Notifier
 from upstream_app.opportunities.model import (
     TRANSITIONS,
     NewOpportunity,
@@ -34,7 +35,8 @@ def opportunities(database: Database) -> Collection:
 
 
 class OpportunityApi:
-    def __init__(self, store: Collection, customers: Collection, events: Events) -> None:
+    def __init__(self, store: Collection, customers: Collection, events: Events, notifier: Notifier) -> None:
+        self._notifier = notifier
         self._store = store
         self._customers = customers
         self._events = events
@@ -99,6 +101,10 @@ class OpportunityApi:
         self._events.publish(
             "opportunityChanged", ["role:sales"], {"opportunityId": changed["id"], "status": given.status}
         )
+        author = ObjectId(changed["createdBy"])
+        if given.status == "won" and author != actor.user:
+            text = f"\u201c{changed['title']}\u201d is won"
+            await self._notifier.tell([author], "opportunity_won", text, {"opportunityId": changed["id"]})
         return shown(changed, "Status changed")
 
 

@@ -12,10 +12,11 @@ from pydantic import BaseModel
 
 from breaker import Breaker, BreakerOpen
 from upstream_app.auth.permissions import Actor, Scope
-from upstream_app.documents import Conflict, Duplicate, NotFound, identity
+from upstream_app.documents import Conflict, Duplicate, NotFound, TooLarge, identity
 from upstream_app.mongo import asking
 from upstream_app.web.answers import success
 from upstream_app.web.errors import MONGO_AWAY, ApiError
+from upstream_app.web.lists import Page
 from upstream_app.web.requests import body, checked, expected_version, query
 
 ANYBODY, ANY_USER = "anybody", "any user"
@@ -38,6 +39,11 @@ class Call:
         if self._actor is None:
             raise ApiError(401, "Log in first")
         return self._actor
+
+    @property
+    def reach(self) -> str:
+        """Whose eyes an answer is for, as keys of the cache name it: all who may see all, or this user."""
+        return "all" if self.scope == "all" else f"{self.scope}:{self.actor.user}"
 
     @property
     def known(self) -> Actor | None:
@@ -79,6 +85,13 @@ class Endpoint:
     query: type[BaseModel] | None = None
     status: int = 200
     body_optional: bool = False
+    plain: bool = False
+    """An answer in the envelope of one document though the query has pages."""
+
+    @property
+    def pages(self) -> bool:
+        """Whether it answers with a page of documents."""
+        return self.query is not None and issubclass(self.query, Page) and not self.plain
 
     @property
     def tag(self) -> str:
@@ -167,6 +180,9 @@ async def _asked(endpoint: Endpoint, call: Call, database: Breaker) -> web.Respo
         database.success(token)
         taken = [{"field": error.field, "message": "taken"}]
         raise ApiError(409, str(error), validation=taken) from None
+    except TooLarge as error:
+        database.neutral(token)
+        raise ApiError(413, str(error)) from None
     except Conflict as error:
         database.success(token)
         raise ApiError(412 if error.expected else 409, str(error)) from None

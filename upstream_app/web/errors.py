@@ -11,6 +11,7 @@ import structlog
 from aiohttp import web
 from pymongo.errors import ConnectionFailure, ExecutionTimeout, NetworkTimeout, PyMongoError, WaitQueueTimeoutError
 
+from upstream_app.logs import request_id
 from upstream_app.web.answers import json_response
 
 log = structlog.get_logger("simplepro.web")
@@ -58,6 +59,7 @@ def error_response(request: web.Request, error: ApiError) -> web.Response:
 
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    request_id.set(request.headers.get("X-Request-ID", ""))
     try:
         return await handler(request)
     except ApiError as error:
@@ -69,12 +71,12 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         return error_response(request, ApiError(error.status, error.text or error.reason))
     except MONGO_AWAY as error:
-        log.warning("database unavailable", error=type(error).__name__, request_id=request.headers.get("X-Request-ID"))
+        log.warning("database unavailable", error=type(error).__name__)
         away = ApiError(503, "The database can't be reached; try again shortly", headers={"Retry-After": "2"})
         return error_response(request, away)
     except PyMongoError as error:
-        log.exception("database error", error=type(error).__name__, request_id=request.headers.get("X-Request-ID"))
+        log.exception("database error", error=type(error).__name__)
         return error_response(request, ApiError(500, "The request failed; it has been logged"))
     except Exception:
-        log.exception("request failed", request_id=request.headers.get("X-Request-ID"))
+        log.exception("request failed")
         return error_response(request, ApiError(500, "The request failed; it has been logged"))

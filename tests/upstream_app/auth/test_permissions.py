@@ -13,7 +13,10 @@ from upstream_app.web.endpoint import ANY_USER, ANYBODY
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 GRANTED = {
-    "admin": {"users:create", "users:read", "users:update", "users:delete", "reports:read"},
+    "admin": {
+        "system_settings:read", "system_settings:update", "users:create", "users:read", "users:update",
+        "users:delete", "reports:read",
+    },
     "manager": {
         "customers:create", "customers:read", "customers:update", "opportunities:create", "opportunities:read",
         "opportunities:update", "estimates:create", "estimates:read", "estimates:update", "jobs:create", "jobs:read",
