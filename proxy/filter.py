@@ -62,6 +62,10 @@ class Rule:
         if enforced:
             raise rejection
 
+    def count(self, exchange: Exchange, verdict: Verdict) -> None:
+        """What would have been refused after the exchange's head: of a WebSocket's messages there is no end."""
+        self._on_verdict(exchange, verdict)
+
     def enforces(self, exchange: Exchange) -> bool:
         """Whether the rule may change bytes; where it only shadows, what it would have done is counted here."""
         if self.mode is Mode.ENFORCE:
@@ -96,6 +100,9 @@ class Filter:
     def on_complete(self, exchange: Exchange) -> None:
         """The end, whatever it was; runs once, in reverse order, where this filter's turn had come."""
 
+    def on_still_open(self, exchange: Exchange) -> None:
+        """A WebSocket that was let in runs still; asked with each sweep. Raises the Rejection that closes it."""
+
     @property
     def rules(self) -> tuple[Rule, ...]:
         """In whose names it judges, for those who ask what a route runs."""
@@ -127,6 +134,7 @@ class FilterChain:
         "completes",
         "filters",
         "responses",
+        "still_open",
         "upstream_payload",
     )
 
@@ -138,6 +146,7 @@ class FilterChain:
             (index, f.on_complete) for index, f in reversed(list(enumerate(filters))) if _overrides(f, "on_complete")
         )
         self.responses = tuple(f.on_response for f in filters if _overrides(f, "on_response"))
+        self.still_open = tuple(f.on_still_open for f in filters if _overrides(f, "on_still_open"))
         self.client_payload = tuple(f.on_client_payload for f in filters if _overrides(f, "on_client_payload"))
         self.upstream_payload = tuple(f.on_upstream_payload for f in filters if _overrides(f, "on_upstream_payload"))
         self.buffers_request = bool(self.client_payload)

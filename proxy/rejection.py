@@ -152,6 +152,31 @@ class RateLimited(Rejection):
     status, close_code, reason, title = 429, 4429, "rate-limited", "Too many requests"
 
 
+class MessageTooLarge(Rejection):
+    """A WebSocket message, or what it inflates to, is larger than the policy allows."""
+
+    status, close_code, reason, title = 413, 1009, "message-too-large", "Message too large"
+    remedy = "Send smaller messages."
+
+
+class InvalidPayload(Rejection):
+    """A WebSocket message is not what it says: text, JSON, compressed."""
+
+    status, close_code, reason, title = 400, 1007, "invalid-payload", "Invalid payload"
+
+
+class MessageRefused(Rejection):
+    """A WebSocket message that this client may not send."""
+
+    status, close_code, reason, title = 403, 1008, "message-refused", "Message refused"
+
+
+class SlowConsumer(Rejection):
+    """A WebSocket client does not take what is sent to it."""
+
+    status, close_code, reason, title = 503, 1013, "slow-consumer", "Slow consumer"
+
+
 class NoRoute(Rejection):
     status, close_code, reason, title = 404, 1008, "no-route", "No route"
     remedy = "Check host, path and method against the routes (simplepro-proxy routes)."

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from proxy.exchange import Exchange
 from proxy.filter import FilterChain
+from proxy.websocket.terms import PLAIN, SocketTerms
 
 if TYPE_CHECKING:
     from proxy.listener.fallback import Fallback
@@ -59,6 +60,7 @@ class Route:
     limits: RouteLimits
     stats: RouteStats
     websocket: bool = True
+    sockets: SocketTerms = PLAIN
     priority: int = 2
     """0 critical to 3 low: who is refused first where there is too much."""
     fallback: Fallback | None = None

@@ -8,8 +8,11 @@ from proxy.filters.request_id import RequestId
 from proxy.filters.request_limits import RequestLimits
 from proxy.filters.security_headers import SecurityHeaders
 from proxy.filters.throttle import Throttle
+from proxy.filters.websocket import WebSocketAccess
 
-ORDER = (RequestId, SecurityHeaders, IpAccess, Bans, Cors, Identity, UserBans, Throttle, RequestLimits)
+ORDER = (
+    RequestId, SecurityHeaders, IpAccess, Bans, Cors, WebSocketAccess, Identity, UserBans, Throttle, RequestLimits,
+)  # fmt: skip
 
 __all__ = [
     "ORDER",
@@ -22,4 +25,5 @@ __all__ = [
     "SecurityHeaders",
     "Throttle",
     "UserBans",
+    "WebSocketAccess",
 ]

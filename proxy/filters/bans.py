@@ -137,6 +137,12 @@ class Bans(RuleFilter):
         elif self._scanners and (agent := exchange.headers.index.get(b"user-agent")) and SCANNERS.search(agent):
             self._ban(exchange, "scanner")
 
+    def on_still_open(self, exchange: Exchange) -> None:
+        if self._bans.empty or self._rule.mode is not Mode.ENFORCE or exchange.client in self._allow:
+            return
+        if left := self._bans.left(subject_of(exchange.client)):
+            self._rule.refuse(exchange, banned(left))
+
     def _ban(self, exchange: Exchange, reason: str) -> None:
         """At once; where the rule only shadows, nobody is banned."""
         if exchange.client in self._allow:
@@ -184,6 +190,10 @@ class UserBans(RuleFilter):
     def on_request(self, exchange: Exchange) -> None:
         if exchange.user and not self._bans.empty and (left := self._bans.left(f"user:{exchange.user}")):
             self._rule.refuse(exchange, banned(left))
+
+    def on_still_open(self, exchange: Exchange) -> None:
+        if self._rule.mode is Mode.ENFORCE:
+            self.on_request(exchange)
 
 
 def banned(left: float, clock: Callable[[], float] = time.time) -> Banned:

@@ -17,7 +17,7 @@ from joserfc.errors import InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
 
 from proxy.exchange import Exchange
-from proxy.filter import Rule, RuleFilter
+from proxy.filter import Mode, Rule, RuleFilter
 from proxy.fleet.board import Board
 from proxy.rejection import Unauthenticated
 
@@ -72,7 +72,7 @@ class Verified(NamedTuple):
 
 
 class Identity(RuleFilter):
-    __slots__ = ("_api_keys", "_checks", "_clock", "_kept", "_required", "_revoked", "tokens")
+    __slots__ = ("_api_keys", "_checks", "_clock", "_kept", "_query", "_required", "_revoked", "tokens")
 
     def __init__(
         self,
@@ -82,6 +82,7 @@ class Identity(RuleFilter):
         revoked: Board,
         *,
         required: bool,
+        query: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(rule)
@@ -89,6 +90,8 @@ class Identity(RuleFilter):
         self._api_keys = api_keys
         self._revoked = revoked
         self._required = required
+        self._query = query.encode() + b"=" if query else b""
+        """Where a handshake may have its token: browsers give WebSockets no Authorization."""
         self._clock = clock
         self._kept: dict[bytes, Verified] = {}
         if tokens is not None:
@@ -102,6 +105,8 @@ class Identity(RuleFilter):
 
     def on_request(self, exchange: Exchange) -> None:
         given = exchange.headers.index.get(b"authorization")
+        if given is None and exchange.websocket and self._query:
+            given = self._in_query(exchange.query)
         if given is not None and self.tokens is not None:
             kept = self._kept.get(given)
             if kept is None or kept.until <= self._clock():
@@ -118,6 +123,15 @@ class Identity(RuleFilter):
             what = "the bearer token is not valid" if given is not None else "a bearer token or an API key is needed"
             self._refuse(exchange, what)
 
+    def on_still_open(self, exchange: Exchange) -> None:
+        kept = exchange.verified
+        if kept is None or self._rule.mode is not Mode.ENFORCE:
+            return
+        if kept.until <= self._clock():
+            self._refuse(exchange, "the token has expired")
+        elif self._revoked.facts and self.is_revoked(kept):
+            self._refuse(exchange, "the session that this token belongs to was ended")
+
     def _look_at_key(self, exchange: Exchange, keys: ApiKeys) -> None:
         given = exchange.headers.index.get(keys.header)
         known = None if given is None else keys.known.get(sha256(given).digest())
@@ -126,6 +140,12 @@ class Identity(RuleFilter):
             if not exchange.user:
                 exchange.user = f"api-key:{exchange.api_key}"
                 exchange.claims = claims
+
+    def _in_query(self, query: bytes) -> bytes | None:
+        for part in query[1:].split(b"&"):
+            if part.startswith(self._query):
+                return b"Bearer " + part[len(self._query) :]
+        return None
 
     def is_revoked(self, kept: Verified) -> bool:
         """By token or session id; or by user, where the token is not younger than the revocation."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from proxy.exchange import Answered, Exchange, Payload, Response
@@ -17,8 +18,9 @@ from proxy.headers import Headers
 from proxy.http1.framing import CHUNKED, NO_BODY
 from proxy.listener.attempts import Attempts
 from proxy.listener.fallback import Keeper
+from proxy.listener.handshake import agreed
 from proxy.listener.rescue import refusal
-from proxy.listener.tunnel import Tunnel, accepts
+from proxy.listener.websocket import Session
 from proxy.rejection import (
     BodyTooLarge,
     InternalError,
@@ -38,19 +40,20 @@ log = logging.getLogger(__name__)
 
 
 class Forwarder(Attempts):
-    __slots__ = ("_buffered", "_keeper", "_response_body", "_response_head", "_task", "_tunnel")
+    __slots__ = ("_buffered", "_keeper", "_response_body", "_response_head", "_task", "session")
 
     def __init__(self, client: Downstream, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(client, loop)
         self._task: asyncio.Future[None] | Deferred | None = None
         self._response_body: list[bytes] = []
         self._keeper: Keeper | None = None
+        self.session: Session | None = None
 
     # the request
 
     def begin(self, exchange: Exchange, route: Route, length: int, *, expects: bool) -> None:
         self._begin_attempts(exchange, route)
-        self._tunnel: Tunnel | None = None
+        self.session = None
         self._response_head: Response | None = None
         self._buffered = 0
         exchange.deadline = exchange.started + route.limits.request
@@ -59,7 +62,9 @@ class Forwarder(Attempts):
             exchange.deadline = min(exchange.deadline, exchange.started + int(asked) / 1000)
             exchange.deadline_told = True
         if route.limits.asserted:
-            exchange.headers.remove(route.limits.asserted)
+            exchange.headers = Headers(
+                [pair for pair in exchange.headers.pairs if pair[0] not in route.limits.asserted]
+            )
         self.upload.begin(
             length,
             route.cluster.retry.replay if route.cluster.retry.attempts > 1 else 0,
@@ -171,8 +176,8 @@ class Forwarder(Attempts):
 
     def on_upstream_lost(self, rejection: Rejection) -> None:
         connection, self._upstream = self._upstream, None
-        if self._tunnel is not None:
-            self._finish(clean=False)
+        if self.session is not None:
+            self._end_of_upstream()
             return
         if connection is not None and connection.reused and not connection.answered and self._take_stale():
             return
@@ -300,49 +305,90 @@ class Forwarder(Attempts):
             self._answer.head(response, len(payload.data), payload.data, True, [])
             self._finish(clean=True)
 
-    # the tunnel
+    # the WebSocket
 
     def on_upstream_switched(self, response: Response, data: bytes) -> None:
         exchange = self._current()
-        connection = self._upstream
-        if connection is None or not accepts(exchange, response.headers.get(b"sec-websocket-accept")):
+        connection, route = self._upstream, self._route
+        try:
+            if connection is None:
+                raise InvalidUpstreamResponse("the upstream switched protocols for nobody")
+            deflate = agreed(exchange, response, route.sockets)
+        except InvalidUpstreamResponse as rejection:
             self._attempt_failed("reset")
-            self._conclude(InvalidUpstreamResponse("the upstream's Sec-WebSocket-Accept does not fit the key"))
+            self._conclude(rejection)
             return
         if self._attempt is not None:
             self._attempt.answered(101)
-        self._route.chain.on_response(exchange, response)
-        self._route.stats.websockets += 1
-        self._answer.switching(response, data)
-        self._tunnel = Tunnel(self._client, connection, self._loop.time())
+        route.chain.on_response(exchange, response)
+        self._answer.switching(response, b"")
+        stats = route.stats.sockets
+        stats.handshakes.observe(perf_counter() - exchange.began)
+        self.session = Session(exchange, self._client, connection, route.sockets, stats, deflate=deflate)
         self._leave_running()
-        self._client.on_tunnel()
+        if data:
+            self.on_tunnel_data(data)
+        if self.session is not None:
+            self._client.on_tunnel()
 
     def on_tunnel_data(self, data: bytes) -> None:
-        if self._tunnel is not None:
+        session = self.session
+        if session is not None:
             self._current().bytes_out += len(data)
-            self._tunnel.from_upstream(data, self._loop.time())
+            session.on_upstream_data(data)
+            if session.over:
+                self._finish(clean=False)
 
     def on_tunnel_eof(self) -> None:
-        if self._tunnel is not None:
-            self._tunnel.upstream_ended()
-            if self._tunnel.finished:
+        self._end_of_upstream()
+
+    def _end_of_upstream(self) -> None:
+        session = self.session
+        if session is not None:
+            if session.upstream_ended():
+                self._attempt_failed("reset")
+            if session.over:
                 self._finish(clean=False)
 
     def on_tunnel_client_data(self, data: bytes) -> None:
-        if self._tunnel is not None:
+        session = self.session
+        if session is not None:
             self._current().bytes_in += len(data)
-            self._tunnel.from_client(data, self._loop.time())
+            session.on_client_data(data)
+            if session.over:
+                self._finish(clean=False)
 
     def on_tunnel_client_eof(self) -> None:
-        if self._tunnel is not None:
-            self._tunnel.client_ended()
-            if self._tunnel.finished:
-                self._finish(clean=False)
+        if self.session is not None:
+            self.session.client_ended()
+            self._finish(clean=False)
+
+    def drain(self, seconds: float) -> None:
+        if self.session is not None:
+            self.session.drain(seconds)
+
+    def _check_session(self, session: Session, now: float) -> None:
+        exchange, client = self._current(), self._client
+        if client.blocked_for(now) > client.timeouts.write_stall:
+            exchange.failure = "slow-reader"
+            session.client_ended()
+        elif not session.closing:
+            try:
+                for hook in self._route.chain.still_open:
+                    hook(exchange)
+            except Rejection as rejection:
+                client.listener.on_rejected(exchange, rejection)
+                session.close(rejection.close_code, rejection.detail)
+        session.check(now, self._route.limits.websocket_idle)
+        if session.over:
+            self._finish(clean=False)
 
     # the client
 
     def on_client_writable(self, writable: bool) -> None:
+        session = self.session
+        if session is not None and session.terms.slow != "wait":
+            return
         if self._upstream is not None and not self._upstream.transport.is_closing():
             if writable:
                 self._upstream.resume_reading()
@@ -357,7 +403,9 @@ class Forwarder(Attempts):
             return
         if not exchange.status:
             exchange.status = 499
-        exchange.failure = "client-gone"
+        exchange.failure = exchange.failure or "client-gone"
+        if self.session is not None:
+            self.session.client_ended()
         self._finish(clean=False)
 
     # the end
@@ -365,10 +413,8 @@ class Forwarder(Attempts):
     def check(self, now: float) -> None:
         """Called by the listener's sweep while an exchange runs: is any of its time limits over?"""
         exchange, limits, client = self._current(), self._route.limits, self._client
-        if self._tunnel is not None:
-            if now - self._tunnel.last_activity > limits.websocket_idle:
-                exchange.failure = "websocket-idle"
-                self._finish(clean=False)
+        if self.session is not None:
+            self._check_session(self.session, now)
         elif client.blocked_for(now) > client.timeouts.write_stall:
             exchange.failure = "slow-reader"
             self._finish(clean=False)
@@ -470,6 +516,9 @@ class Forwarder(Attempts):
         route.stats.in_flight -= 1
         if route.chain.completes:
             route.chain.on_complete(exchange)
+        if self.session is not None:
+            self.session.over = True
+            self.session = None
         if self._failed:
             self._failed = []
         if self._buffered:

@@ -20,9 +20,9 @@ from proxy.http1.chunked import ChunkedDecoder
 from proxy.http1.framing import CHUNKED, NO_BODY, RequestFacts
 from proxy.http1.head import RequestHeadParser
 from proxy.listener.forward import Forwarder
+from proxy.listener.handshake import is_handshake
 from proxy.listener.overload import OVERLOADED
 from proxy.listener.rescue import refusal
-from proxy.listener.tunnel import is_handshake
 from proxy.rejection import (
     BodyTooLarge,
     MalformedRequest,
@@ -39,6 +39,7 @@ from proxy.target import canonical
 
 if TYPE_CHECKING:
     from proxy.listener.server import Listener
+    from proxy.listener.websocket import Session
     from proxy.routing import Route
 
 DRAIN_LIMIT = 256 * 1024
@@ -350,6 +351,16 @@ class Downstream(asyncio.Protocol):
             self._transport.pause_reading()
 
     @property
+    def unsent(self) -> int:
+        """Bytes that the client has not taken."""
+        return self._transport.get_write_buffer_size()
+
+    @property
+    def session(self) -> Session | None:
+        """The WebSocket that runs."""
+        return self._forward.session if self._state == TUNNEL else None
+
+    @property
     def speaks_11(self) -> bool:
         """Whether the client of the exchange that runs knows interim answers."""
         exchange = self._forward.exchange
@@ -487,9 +498,11 @@ class Downstream(asyncio.Protocol):
         else:
             self._transport.abort()
 
-    def close_if_idle(self) -> None:
-        """Draining: a connection that waits for its next request ends."""
+    def close_if_idle(self, seconds: float) -> None:
+        """Draining: a connection that waits for its next request ends; a WebSocket is told within that time."""
         self.may_keep_alive = False
+        if self._state == TUNNEL:
+            self._forward.drain(seconds)
         waits = self._state == BUSY and self._forward.exchange is None
         if waits or (self._state == HEAD and not self._parser.begun):
             self._close()

@@ -16,6 +16,7 @@ from proxy.filter import FilterChain
 from proxy.forwarding import Peer
 from proxy.listener.http1 import Downstream, Timeouts
 from proxy.listener.overload import OverloadGuard, OverloadTerms, resident
+from proxy.listener.websocket import Session
 from proxy.rejection import Rejection
 from proxy.routing import RouteTable
 from proxy.target import TargetRules
@@ -136,6 +137,11 @@ class Listener:
             del self._by_client[peer.holder]
 
     @property
+    def sessions(self) -> list[Session]:
+        """The WebSockets that are open."""
+        return [session for one in self._connections if (session := one.session) is not None]
+
+    @property
     def open_connections(self) -> int:
         return len(self._connections)
 
@@ -165,7 +171,7 @@ class Listener:
         if self._server:
             self._server.close()
         for connection in list(self._connections):
-            connection.close_if_idle()
+            connection.close_if_idle(seconds)
         try:
             async with asyncio.timeout(seconds):
                 while self._connections:

@@ -63,12 +63,10 @@ class Metrics:
         size_in = HistogramMetricFamily("proxy_request_size_bytes", "Request bodies", labels=["route"])
         size_out = HistogramMetricFamily("proxy_response_size_bytes", "Response bodies", labels=["route"])
         in_flight = GaugeMetricFamily("proxy_requests_in_flight", "Exchanges that run now", labels=["route"])
-        handshakes = CounterMetricFamily("proxy_websockets_opened", "Upgrades that were answered 101", labels=["route"])
         for stats in (*(route.stats for route in self._listener.routes.routes), self._listener.unrouted):
             for status, count in list(stats.statuses.items()):
                 requests.add_metric([stats.route, str(status)], count)
             in_flight.add_metric([stats.route], stats.in_flight)
-            handshakes.add_metric([stats.route], stats.websockets)
             for family, histogram in (
                 (seconds, stats.durations),
                 (size_in, stats.bytes_in),
@@ -78,7 +76,37 @@ class Metrics:
         rejections = CounterMetricFamily("proxy_rejections", "Refusals", labels=["rule", "reason", "mode"])
         for key, count in list(self._listener.stats.rejections.items()):
             rejections.add_metric(list(key), count)
-        yield from (requests, seconds, size_in, size_out, in_flight, handshakes, rejections)
+        yield from (requests, seconds, size_in, size_out, in_flight, rejections)
+        yield from self._sockets()
+
+    def _sockets(self) -> Iterator[Metric]:
+        opened = CounterMetricFamily("proxy_websockets_opened", "Upgrades that were answered 101", labels=["route"])
+        now = GaugeMetricFamily("proxy_websockets_open", "WebSockets that are open now", labels=["route"])
+        closed = CounterMetricFamily(
+            "proxy_websockets_closed", "By code, and the side that began it", labels=["route", "code", "side"]
+        )
+        messages = CounterMetricFamily("proxy_websocket_messages", "Passed on", labels=["route", "direction"])
+        size = CounterMetricFamily("proxy_websocket_bytes", "Read, frame heads included", labels=["route", "direction"])
+        dropped = CounterMetricFamily("proxy_websocket_dropped", "Not sent to slow clients", labels=["route"])
+        handshakes = HistogramMetricFamily(
+            "proxy_websocket_handshake_seconds", "Handshake received to 101 sent", labels=["route"]
+        )
+        for route in self._listener.routes.routes:
+            seen, name = route.stats.sockets, route.name
+            if not seen.opened:
+                continue
+            opened.add_metric([name], seen.opened)
+            now.add_metric([name], seen.open)
+            for (code, side), count in list(seen.closed.items()):
+                closed.add_metric([name, str(code), side], count)
+            for direction, sent, read in (
+                ("client", seen.messages_in, seen.bytes_in), ("upstream", seen.messages_out, seen.bytes_out),
+            ):  # fmt: skip
+                messages.add_metric([name, direction], sent)
+                size.add_metric([name, direction], read)
+            dropped.add_metric([name], seen.dropped)
+            handshakes.add_metric([name], seen.handshakes.cumulative(), seen.handshakes.total)
+        yield from (opened, now, closed, messages, size, dropped, handshakes)
 
     def _clusters(self) -> Iterator[Metric]:
         outcomes = CounterMetricFamily("proxy_upstream_requests", "Exchanges by outcome", labels=["cluster", "outcome"])

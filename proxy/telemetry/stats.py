@@ -92,10 +92,31 @@ class Recent:
         return seen.quantile(share)
 
 
+class SocketStats:
+    """The WebSockets of one route; `closed` by code and by the side that began it (client, upstream, proxy)."""
+
+    __slots__ = ("bytes_in", "bytes_out", "closed", "dropped", "handshakes", "messages_in", "messages_out", "open",
+                 "opened")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.open = self.opened = 0
+        self.closed: defaultdict[tuple[int, str], int] = defaultdict(int)
+        self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = 0
+        self.dropped = 0
+        """Messages that a slow client did not get."""
+        self.handshakes = Histogram(DURATIONS)
+
+    def count(self, from_client: bool) -> None:
+        if from_client:
+            self.messages_in += 1
+        else:
+            self.messages_out += 1
+
+
 class RouteStats:
     """What the exchanges of one route came to."""
 
-    __slots__ = ("bytes_in", "bytes_out", "durations", "in_flight", "route", "statuses", "websockets")
+    __slots__ = ("bytes_in", "bytes_out", "durations", "in_flight", "route", "sockets", "statuses")
 
     def __init__(self, route: str) -> None:
         self.route = route
@@ -104,7 +125,7 @@ class RouteStats:
         self.bytes_in = Histogram(SIZES)
         self.bytes_out = Histogram(SIZES)
         self.in_flight = 0
-        self.websockets = 0
+        self.sockets = SocketStats()
 
     def record(self, status: int, seconds: float, bytes_in: int, bytes_out: int) -> None:
         self.statuses[status] += 1

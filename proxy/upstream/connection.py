@@ -16,6 +16,8 @@ from proxy.rejection import InvalidUpstreamResponse, Rejection, UpstreamReset
 if TYPE_CHECKING:
     from proxy.upstream.pool import Pool
 
+LAST_WORDS = 2.0
+"""Seconds that a WebSocket's last frame has to leave in."""
 MAX_INFORMATIONAL = 8
 
 
@@ -181,7 +183,12 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.on_released(self)
         else:
             self.pool.on_discarded(self)
-            self.transport.abort()
+            if self._tunnel and not self.transport.is_closing():
+                self._outbox.flush()
+                self.transport.close()
+                asyncio.get_running_loop().call_later(LAST_WORDS, self.transport.abort)
+            else:
+                self.transport.abort()
 
     def hand_over(self, receiver: Receiver) -> None:
         """From now on somebody else gets the answer."""

@@ -7,6 +7,7 @@ import asyncio
 import orjson
 import pytest
 
+from proxy.websocket.frames import TEXT, frame, unmasked
 from tests.conftest import Start
 from tests.wire import Reader, ScriptedUpstream, Writer, read_request
 
@@ -337,10 +338,12 @@ async def test_a_websocket_is_relayed(serve: Start, upstream: ScriptedUpstream) 
         assert b"upgrade: websocket\r\n" in head
         writer.write(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nhello"
+            b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n" + frame(TEXT, b"hello", masked=False)
         )
-        while data := await reader.read(1024):
-            writer.write(data[::-1])
+        while data := await reader.readexactly(9):
+            if data[0] == 0x88:
+                break
+            writer.write(frame(TEXT, unmasked(data, 6, True)[::-1], masked=False))
 
     upstream.script = script
     served = await serve(upstream.port)
@@ -352,9 +355,9 @@ async def test_a_websocket_is_relayed(serve: Start, upstream: ScriptedUpstream) 
     status, fields = await wire.head()
     assert (status, fields["upgrade"]) == (101, "websocket")
     assert fields["x-frame-options"] == "SAMEORIGIN"
-    assert await wire.reader.readexactly(5) == b"hello"
-    wire.send(b"abc")
-    assert await wire.reader.readexactly(3) == b"cba"
+    assert await wire.reader.readexactly(7) == frame(TEXT, b"hello", masked=False)
+    wire.send(frame(TEXT, b"abc", masked=True))
+    assert await wire.reader.readexactly(5) == frame(TEXT, b"cba", masked=False)
     wire.half_close()
     assert await wire.rest() == b""
     await served.settled()

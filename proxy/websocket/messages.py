@@ -1,0 +1,84 @@
+"""What the rules on messages look at: one whole message, its text and its JSON only where somebody asks."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import orjson
+
+from proxy.rejection import InvalidPayload, MessageTooLarge
+from proxy.websocket.frames import RSV1, TEXT, unmasked
+
+TAIL = b"\x00\x00\xff\xff"
+"""RFC 7692 section 7.2.2."""
+
+
+class Message:
+    """`raws` are its frames as they came, with where each payload begins; `size` is of the payloads as they came."""
+
+    __slots__ = ("_inflated_most", "_json", "_masked", "_payload", "fragments", "opcode", "raws", "size", "type")
+
+    def __init__(self, opcode: int, masked: bool, inflated_most: int) -> None:
+        self.opcode = opcode
+        self.raws: list[tuple[bytes, int]] = []
+        self.size = 0
+        self.fragments = 0
+        self.type = ""
+        """What the rule that reads types found, for others and for who looks at refusals."""
+        self._masked = masked
+        self._inflated_most = inflated_most
+        self._payload: bytes | None = None
+        self._json: Any = None
+
+    def add(self, raw: bytes, head: int) -> None:
+        self.raws.append((raw, head))
+        self.size += len(raw) - head
+        self.fragments += 1
+
+    @property
+    def whole(self) -> bytes:
+        raws = self.raws
+        return raws[0][0] if len(raws) == 1 else b"".join([raw for raw, _ in raws])
+
+    @property
+    def is_text(self) -> bool:
+        return self.opcode == TEXT
+
+    @property
+    def payload(self) -> bytes:
+        """Unmasked, inflated. Raises MessageTooLarge, InvalidPayload."""
+        if self._payload is None:
+            pieces = [unmasked(raw, head, self._masked) for raw, head in self.raws]
+            payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if self.raws[0][0][0] & RSV1:
+                payload = inflated(payload, self._inflated_most)
+            if self.is_text and not payload.isascii():
+                try:
+                    payload.decode()
+                except UnicodeDecodeError:
+                    raise InvalidPayload("a text message is no UTF-8", rule="websocket.utf8") from None
+            self._payload = payload
+        return self._payload
+
+    @property
+    def json(self) -> Any:
+        """Raises InvalidPayload where it is none."""
+        if self._json is None:
+            try:
+                self._json = orjson.loads(self.payload)
+            except orjson.JSONDecodeError:
+                raise InvalidPayload("a message is no JSON") from None
+        return self._json
+
+
+def inflated(payload: bytes, most: int) -> bytes:
+    """One message without context (RFC 7692 section 7.1.1), up to so many bytes."""
+    stream = zlib.decompressobj(-15)
+    try:
+        found = stream.decompress(payload + TAIL, most + 1)
+    except zlib.error:
+        raise InvalidPayload("a message is not compressed as it says", rule="websocket.deflate") from None
+    if len(found) > most:
+        raise MessageTooLarge(f"a message inflates to more than {most} bytes", rule="websocket.deflate")
+    return found

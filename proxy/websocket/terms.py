@@ -1,0 +1,37 @@
+"""What a route's WebSockets are held to, as the policy says; all of it known at load time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from proxy.throttle.charge import Limiter
+from proxy.websocket.rules import MessageRule, Rate
+
+UNBOUNDED = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class SocketTerms:
+    """Times in seconds, 0 for never; sizes in bytes. `most` is what is held of a message that a rule has to see whole.
+
+    `slow` is what happens where a client does not take what it is sent: the upstream `wait`s (back-pressure), or beyond
+    `buffer` the message is `drop`ped, or the socket `close`d (1013).
+    """
+
+    rules: tuple[MessageRule, ...] = ()
+    limiter: Limiter | None = None
+    subprotocols: tuple[bytes, ...] = ()
+    deflate: Literal["pass", "off", "inspect"] = "pass"
+    utf8: bool = True
+    most: int = 16 * 1024 * 1024
+    heartbeat: float = 0.0
+    max_age: float = 0.0
+    age_jitter: float = 0.1
+    close_timeout: float = 2.0
+    slow: Literal["wait", "drop", "close"] = "wait"
+    buffer: int = 256 * 1024
+    pings: Rate | None = None
+
+
+PLAIN = SocketTerms()
