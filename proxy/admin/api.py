@@ -47,6 +47,7 @@ class Admin:
                 web.get("/routes", self._routes),
                 web.get("/limits", self._limits),
                 web.get("/limits/usage", self._usage),
+                web.get("/websockets", self._websockets),
                 web.get("/bans", self._bans),
                 web.post("/bans", self._ban),
                 web.post("/bans/lift", self._lift),
@@ -215,6 +216,14 @@ class Admin:
             keys = [[one["key"], one["units"]] for one in row["heaviest"]] or [["", ""]]
             table.writerows([*counts, *key] for key in keys)
         return web.Response(text=text.getvalue(), content_type="text/csv")
+
+    async def _websockets(self, request: web.Request) -> web.Response:
+        """Those that are open, the oldest first; `?top=100` of them."""
+        top = request.query.get("top", "100")
+        now = asyncio.get_running_loop().time()
+        sessions = sorted(self._proxy.listener.sessions, key=lambda one: one.opened)
+        shown = [one.shown(now) for one in sessions[: min(1000, int(top)) if top.isdigit() else 100]]
+        return web.json_response({"open": len(sessions), "websockets": shown})
 
     async def _bans(self, _: web.Request) -> web.Response:
         bans = [

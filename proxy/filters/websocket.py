@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from proxy.exchange import Exchange
 from proxy.filter import Mode, Rule, RuleFilter
-from proxy.filters.cors import Origins
 from proxy.headers import Headers, tokens
+from proxy.origins import Origins
 from proxy.rejection import BadHandshake, Forbidden
 
 EXTENSIONS, PROTOCOL = b"sec-websocket-extensions", b"sec-websocket-protocol"

@@ -319,7 +319,7 @@ class Forwarder(Attempts):
             self._conclude(rejection)
             return
         if self._attempt is not None:
-            self._attempt.answered(101)
+            self._attempt.switched()
         route.chain.on_response(exchange, response)
         self._answer.switching(response, b"")
         stats = route.stats.sockets
@@ -497,6 +497,11 @@ class Forwarder(Attempts):
             task.cancel()
         if not clean and self._upstream is not None:
             self._upstream.abandon()
+        if self.session is not None:
+            self.session.over = True
+            self.session = None
+            if self._attempt is not None:
+                self._attempt.ended_well()
         cluster, attempt = self._cluster, self._attempt
         if cluster is None or attempt is None or self._retrying or self._timers or self._hedge is not None:
             self._leave_cluster()
@@ -516,9 +521,6 @@ class Forwarder(Attempts):
         route.stats.in_flight -= 1
         if route.chain.completes:
             route.chain.on_complete(exchange)
-        if self.session is not None:
-            self.session.over = True
-            self.session = None
         if self._failed:
             self._failed = []
         if self._buffered:

@@ -41,7 +41,6 @@ from proxy.websocket.rules import MessageRule, Rate
 from proxy.websocket.terms import SocketTerms
 
 if TYPE_CHECKING:
-    from proxy.filters.throttle import Limit
     from proxy.listener.http1 import Downstream
     from proxy.telemetry.stats import SocketStats
     from proxy.upstream.connection import UpstreamConnection
@@ -183,7 +182,7 @@ class Relay:
     def _judge(self, message: Message) -> None:
         session = self._session
         exchange, now = session.exchange, session.now()
-        asked: list[tuple[MessageRule, Limit]] = []
+        asked: list[MessageRule] = []
         for rule, states in zip(self._rules, self._states, strict=True):
             try:
                 for check, state in zip(rule.checks, states, strict=True):
@@ -192,7 +191,7 @@ class Relay:
                 if session.refused(rule, rejection, self):
                     return
             if rule.limit is not None:
-                asked.append((rule, rule.limit))
+                asked.append(rule)
         if self._utf8 and not asked and message.is_text and not message.raws[0][0][0] & RSV1:
             try:
                 _ = message.payload
@@ -208,11 +207,11 @@ class Relay:
         self._session.stats.count(self._from_client)
         self._session.write(self, message.whole)
 
-    def _ask(self, asked: list[tuple[MessageRule, Limit]], message: Message) -> None:
+    def _ask(self, asked: list[MessageRule], message: Message) -> None:
         """The limits that all sidecars share; nothing more of this side is looked at before they have answered."""
         session = self._session
         charges, owners = [], []
-        for rule, _ in asked:
+        for rule in asked:
             try:
                 made = rule.charges(session.exchange, message)
             except Rejection as rejection:

@@ -21,6 +21,7 @@ from proxy.filters import (
     SecurityHeaders,
     Throttle,
     UserBans,
+    WebSocketAccess,
 )
 from proxy.filters.bans import BanList, BanTerms
 from proxy.filters.identity import KeyRing
@@ -34,11 +35,13 @@ from proxy.policy.model import Policy, PolicySet
 from proxy.policy.models.base import RuleModel
 from proxy.policy.models.limits import BansModel
 from proxy.policy.models.routes import MatchModel, RouteModel
+from proxy.policy.websocket import deflate_of, terms_of
 from proxy.routing import Matcher, Route, RouteLimits, RouteTable
 from proxy.telemetry.stats import RouteStats
 from proxy.throttle.charge import Limiter, Quota, Strategy
 from proxy.throttle.heavy import HeavyKeys
 from proxy.upstream.cluster import PRIORITIES, Cluster
+from proxy.websocket.terms import PLAIN, SocketTerms
 
 
 @dataclass(slots=True)
@@ -105,8 +108,17 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
         filters.sort(key=lambda one: ORDER.index(type(one)))
         return FilterChain((request_id, *filters))
 
+    def sockets(used: list[str]) -> SocketTerms:
+        model = policy.combined(used).websocket
+        if model is None:
+            return PLAIN
+        name = next(one for one in reversed(used) if policy.policies[one].websocket)
+        plain = policy.usage.keys == "plain"
+        return terms_of(name, model, on_verdict, shared.limiter, plain_labels=plain)
+
     routes = []
     for name, model in policy.routes.items():
+        used = policy.defaults.use if model.use is None else model.use
         own = {
             key: limit_of(f"{name}.{key}", one, on_verdict, plain_labels=policy.usage.keys == "plain")
             for key, one in model.limits.items()
@@ -116,7 +128,8 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
             Route(
                 name=name,
                 matcher=_matcher(model.match),
-                chain=chain(policy.defaults.use if model.use is None else model.use, own),
+                chain=chain(used, own),
+                sockets=sockets(used),
                 cluster=clusters[model.to],
                 limits=_limits(policy, model),
                 stats=RouteStats(name),
@@ -164,6 +177,7 @@ def _identity(policy: Policy, on_verdict: OnVerdict, shared: Shared) -> Identity
         api_keys_of(keys) if keys and keys.mode != "off" else None,
         shared.revoked if jwt and jwt.revoked == "redis" else Board("none"),
         required=any(one.required for _, one in used),
+        query=jwt.handshake_query if jwt else "",
     )
 
 
@@ -221,6 +235,16 @@ def _filters(policy: Policy, used: list[str], on_verdict: OnVerdict, entropy: En
                 tuple(cors.expose),
                 credentials=cors.credentials,
                 max_age=cors.max_age,
+            )
+        )
+    if merged.websocket and merged.websocket.mode != "off":
+        socket = merged.websocket
+        made.append(
+            WebSocketAccess(
+                rule("websocket", socket),
+                tuple(socket.origins),
+                tuple(one.encode() for one in socket.subprotocols),
+                deflate_of(socket),
             )
         )
     if merged.request and merged.request.mode != "off":

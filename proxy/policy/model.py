@@ -16,6 +16,7 @@ from proxy.policy.models.identity import IdentityModel, RedisModel
 from proxy.policy.models.limits import BansModel, LimitModel
 from proxy.policy.models.listener import AccessLogModel, AdminModel, ListenerModel
 from proxy.policy.models.routes import RouteModel
+from proxy.policy.models.websocket import WebSocketModel
 from proxy.policy.values import Size, Span
 
 
@@ -26,6 +27,7 @@ class PolicySet(Model):
     cors: CorsModel | None = None
     security_headers: SecurityHeadersModel | None = None
     request: RequestModel | None = None
+    websocket: WebSocketModel | None = None
 
     def with_later(self, later: PolicySet) -> PolicySet:
         """Both sets as one: a field that `later` gives wins, fields that hold names (headers, csp) are added to.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Sequence
@@ -76,6 +77,8 @@ class HealthChecker:
                     return not self._terms.path or await self._ask(endpoint, reader, writer)
                 finally:
                     writer.transport.abort()
+                    with contextlib.suppress(OSError):
+                        await writer.wait_closed()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError, IndexError):
             return False
 

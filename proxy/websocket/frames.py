@@ -81,6 +81,7 @@ class FrameReader:
             length, head = second & 0x7F, 2
             if length == 126:
                 if size - at < 4:
+                    self._check(first, second, 126)
                     break
                 length, head = int.from_bytes(data[at + 2 : at + 4]), 4
                 if length < 126:

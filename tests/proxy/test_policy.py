@@ -67,13 +67,14 @@ def test_the_reference_explains_every_field() -> None:
         "routes.*.limits.*": "policies.example.limits.*",
         "policies.*": "policies.example",
         "policies.example.limits.*": "policies.example.limits.per-client",
+        "policies.example.websocket.messages.*": "policies.example.websocket.messages.small",
         "clusters.*": "clusters.app",
         "routes.*": "routes.one-customer",
         "identity.api_keys.keys.*": "identity.api_keys.keys.partner",
     }
     elsewhere = (
         "routes.one-customer.match.prefix", "identity.jwt.keys_file", "identity.jwt.keys_url", "redis.sentinel",
-        "redis.ca_file", "redis.cert_file", "redis.key_file",
+        "policies.example.websocket.messages.small.", "redis.ca_file", "redis.cert_file", "redis.key_file",
         "policies.example.limits.per-client.count", "policies.example.limits.per-client.lease",
         "policies.example.limits.per-client.concurrent", "policies.example.limits.per-client.cost.",
     )  # fmt: skip

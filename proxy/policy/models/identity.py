@@ -61,6 +61,9 @@ class JwtModel(RuleModel):
     """Bearer tokens that are verified here: by `secret` (HMAC), or by public keys, of `keys_file` (JWKS or PEM) or of
     `keys_url` (JWKS), which is asked again every `refresh` and when a token names another key.
 
+    `handshake_query` names the query parameter in which a WebSocket's handshake may have its token, since browsers give
+    it no Authorization; it is not logged.
+
     `revoked: redis` refuses tokens that the board of that name revokes by `jti:`, `session:` or `user:`.
     """
 
@@ -74,6 +77,7 @@ class JwtModel(RuleModel):
     audience: str = ""
     skew: Duration = 10.0
     user_claim: str = "sub"
+    handshake_query: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,60}$")] = ""
     required: bool = False
 
     @model_validator(mode="after")

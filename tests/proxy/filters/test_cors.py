@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.filters.cors import Origins
+from proxy.origins import Origins
 from tests.conftest import Start
 from tests.proxy.filters.conftest import Application, Ask
 from tests.wire import ScriptedUpstream
