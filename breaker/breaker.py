@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable
 from enum import Enum
+from math import log2
 from typing import Literal
 
 import pybreaker
@@ -220,13 +221,16 @@ class Breaker:
         self._change(State.OPEN, reason)
 
     def hold(self, seconds: float) -> None:
-        """Be open for so long from now, and until somebody says that it may probe."""
+        """Be open for so long from now, and until somebody says that it may probe; the next time grows from it."""
         if self._state is not State.OPEN:
             opened = self._opened
             self.trip("held", seconds)
             self._opened = opened
         self._open_until = self._clock() + seconds
         self._open_seconds = max(seconds, self._open_seconds)
+        times = self.settings.open_time
+        if seconds > times.first:
+            self._opened = max(self._opened, 1 + round(log2(min(seconds, times.most) / times.first)))
         self.held = True
 
     def probe(self, reason: str) -> None:
