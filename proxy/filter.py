@@ -62,10 +62,6 @@ class Rule:
         if enforced:
             raise rejection
 
-    def count(self, exchange: Exchange, verdict: Verdict) -> None:
-        """What would have been refused after the exchange's head: of a WebSocket's messages there is no end."""
-        self._on_verdict(exchange, verdict)
-
     def enforces(self, exchange: Exchange) -> bool:
         """Whether the rule may change bytes; where it only shadows, what it would have done is counted here."""
         if self.mode is Mode.ENFORCE:

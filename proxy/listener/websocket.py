@@ -1,42 +1,35 @@
 """A WebSocket after its 101: frames both ways, the rules on messages, and an end that both sides are told (RFC 6455).
 
-Not one byte of a refused message reaches the other side: where rules look at messages, the fragments of one are held
-until all are there, and what waits for a decision is not read past.
+A frame of the proxy's own never comes amid another's: where one is on its way in pieces, it waits for its end.
 """
 
 from __future__ import annotations
 
-import codecs
 import random
 from typing import TYPE_CHECKING
 
 import orjson
 
-from proxy.exchange import Exchange, Verdict
+from proxy.exchange import Exchange
 from proxy.filter import Mode
-from proxy.rejection import InvalidPayload, MessageTooLarge, RateLimited, Rejection, SlowConsumer
-from proxy.throttle.charge import Decision
+from proxy.listener.relay import Relay
+from proxy.rejection import RateLimited, Rejection, SlowConsumer
 from proxy.websocket.frames import (
     BAD_GATEWAY,
     CLOSE,
-    CONTINUATION,
     GOING_AWAY,
     INVALID,
     PING,
     PONG,
     PROTOCOL,
     RESTART,
-    RSV1,
     TEXT,
-    FrameReader,
     ProtocolError,
     close_frame,
     closing,
     frame,
-    mask,
     unmasked,
 )
-from proxy.websocket.messages import Message
 from proxy.websocket.rules import MessageRule, Rate
 from proxy.websocket.terms import SocketTerms
 
@@ -48,213 +41,6 @@ if TYPE_CHECKING:
 MAX_KEPT = 256 * 1024
 """Bytes of a client that wait while a decision is awaited; it is read no further then."""
 OUR_PING = b"simplepro"
-
-
-class Relay:
-    """One direction: frames of one side, judged and written to the other."""
-
-    __slots__ = ("_decoder", "_dropping", "_from_client", "_key", "_key_at", "_message", "_rules", "_session",
-                 "_states", "_utf8", "closed", "reader")  # fmt: skip
-
-    def __init__(self, session: Session, *, from_client: bool, deflate: bool) -> None:
-        terms = session.terms
-        self._session = session
-        self._from_client = from_client
-        self._rules = tuple(one for one in terms.rules if (one.client if from_client else one.upstream))
-        self._states = [[check.begin() for check in one.checks] for one in self._rules]
-        self._utf8 = terms.utf8
-        self._decoder: codecs.IncrementalDecoder | None = None
-        self._message: Message | None = None
-        self._dropping = False
-        self._key = b""
-        self._key_at = 0
-        self.closed = False
-        """Whether this side has sent its close frame."""
-        self.reader = FrameReader(self, masked=from_client, deflate=deflate)
-
-    # Sink
-
-    def on_frame(self, first: int, raw: bytes, head: int) -> None:
-        session = self._session
-        opcode = first & 0x0F
-        if opcode >= CLOSE:
-            session.on_control(self, opcode, raw, head)
-            return
-        if session.closing:
-            return
-        if self._rules:
-            self._collect(first, raw, head)
-            return
-        if self._utf8:
-            self._check_text(first, raw, head)
-        if first & 0x80:
-            session.stats.count(self._from_client)
-        session.write(self, raw)
-
-    def on_large(self, first: int, length: int, raw: bytes, head: int) -> bool:
-        """In pieces where nobody has to see the whole; else it is held, as far as anything may be."""
-        session = self._session
-        if session.closing:
-            return True
-        if self._rules:
-            most = session.terms.most
-            held = self._message.size if self._message else 0
-            if length + held <= most:
-                return False
-            self._dropping = True
-            self._message = None
-            session.violate(self._too_large(most), self)
-            return True
-        self._key, self._key_at = raw[head - 4 : head] if self._from_client else b"", 0
-        self._begin_text(first)
-        self._decode(raw[head:], final=False)
-        session.write(self, raw)
-        return True
-
-    def on_piece(self, data: bytes, ended: bool) -> None:
-        session = self._session
-        if session.closing:
-            return
-        if self._dropping:
-            self._dropping = not ended
-            return
-        self._decode(data, final=ended and not self.reader.message)
-        if ended and not self.reader.message:
-            session.stats.count(self._from_client)
-        session.write(self, data)
-
-    # text
-
-    def _check_text(self, first: int, raw: bytes, head: int) -> None:
-        """What nobody else reads: UTF-8 over all fragments; what is compressed is its receiver's to check."""
-        if first & 0x8F == 0x80 | TEXT and not first & RSV1:
-            payload = unmasked(raw, head, self._from_client)
-            if not payload.isascii():
-                self._decoder = _new_decoder()
-                self._key = b""
-                self._decode(payload, final=True)
-            return
-        self._begin_text(first)
-        if self._decoder is not None:
-            self._key = b""
-            self._decode(unmasked(raw, head, self._from_client), final=bool(first & 0x80))
-
-    def _begin_text(self, first: int) -> None:
-        if first & 0x0F != CONTINUATION:
-            checks = self._utf8 and first & 0x0F == TEXT and not first & RSV1
-            self._decoder = _new_decoder() if checks else None
-
-    def _decode(self, data: bytes, *, final: bool) -> None:
-        decoder = self._decoder
-        if decoder is None:
-            return
-        if self._key:
-            at = self._key_at % 4
-            self._key_at += len(data)
-            data = mask(data, self._key[at:] + self._key[:at])
-        try:
-            decoder.decode(data, final)
-        except UnicodeDecodeError:
-            raise ProtocolError(INVALID, "a text message is no UTF-8") from None
-        if final:
-            self._decoder = None
-
-    # messages
-
-    def _too_large(self, most: int) -> Rejection:
-        return MessageTooLarge(f"a message exceeds {most} bytes", rule="websocket.most")
-
-    def _collect(self, first: int, raw: bytes, head: int) -> None:
-        session, message = self._session, self._message
-        if message is None:
-            if self._dropping:
-                self._dropping = bool(self.reader.message)
-                return
-            message = self._message = Message(first & 0x0F, self._from_client, session.terms.most)
-        message.add(raw, head)
-        if message.size > session.terms.most:
-            self._message, self._dropping = None, bool(self.reader.message)
-            session.violate(self._too_large(session.terms.most), self)
-        elif first & 0x80:
-            self._message = None
-            self._judge(message)
-
-    def _judge(self, message: Message) -> None:
-        session = self._session
-        exchange, now = session.exchange, session.now()
-        asked: list[MessageRule] = []
-        for rule, states in zip(self._rules, self._states, strict=True):
-            try:
-                for check, state in zip(rule.checks, states, strict=True):
-                    check.judge(state, exchange, message, now)
-            except Rejection as rejection:
-                if session.refused(rule, rejection, self):
-                    return
-            if rule.limit is not None:
-                asked.append(rule)
-        if self._utf8 and not asked and message.is_text and not message.raws[0][0][0] & RSV1:
-            try:
-                _ = message.payload
-            except InvalidPayload as rejection:
-                session.violate(rejection, self)
-                return
-        if asked:
-            self._ask(asked, message)
-        else:
-            self._pass(message)
-
-    def _pass(self, message: Message) -> None:
-        self._session.stats.count(self._from_client)
-        self._session.write(self, message.whole)
-
-    def _ask(self, asked: list[MessageRule], message: Message) -> None:
-        """The limits that all sidecars share; nothing more of this side is looked at before they have answered."""
-        session = self._session
-        charges, owners = [], []
-        for rule in asked:
-            try:
-                made = rule.charges(session.exchange, message)
-            except Rejection as rejection:
-                if session.refused(rule, rejection, self):
-                    return
-                continue
-            charges += made
-            owners += [rule] * len(made)
-        limiter = session.terms.limiter
-        if not charges or limiter is None:
-            self._pass(message)
-            return
-        self.reader.paused = waiting = True
-
-        def decided(decision: Decision) -> None:
-            self.reader.paused = False
-            self._decided(decision, owners, message)
-            if not waiting:
-                session.go_on(self)
-
-        limiter.decide(charges, "-", decided)
-        waiting = False
-        if self.reader.paused:
-            session.hold(self)
-
-    def _decided(self, decision: Decision, owners: list[MessageRule], message: Message) -> None:
-        session = self._session
-        if session.closing or session.over:
-            return
-        for rule, outcome in zip(owners, decision.outcomes, strict=True):
-            if outcome.admitted:
-                continue
-            wait = outcome.retry / 1000
-            rejection = RateLimited(
-                "too many messages", remedy=f"Try again in {max(1, round(wait))} s.", retry_after=wait
-            )
-            if session.refused(rule, rejection, self):
-                return
-        self._pass(message)
-
-
-def _new_decoder() -> codecs.IncrementalDecoder:
-    return codecs.getincrementaldecoder("utf-8")()
 
 
 class Session:
@@ -270,9 +56,9 @@ class Session:
         "_listener",
         "_ping_state",
         "_pinged",
-        "_pings",
         "_upstream",
         "_upstream_gone",
+        "_waiting_close",
         "age_limit",
         "closing",
         "exchange",
@@ -284,7 +70,7 @@ class Session:
         "over",
         "stats",
         "terms",
-    )  # fmt: skip
+    )
 
     def __init__(
         self,
@@ -307,13 +93,13 @@ class Session:
         self.closing = False
         """Whether the proxy closes it: nothing but close frames is looked at any more."""
         self.over = False
+        self._waiting_close: tuple[int, str, str, int] | None = None
         self._closed_by = ""
         self._close_by = float("inf")
         self.opened = self.last_activity = self.heard = self._pinged = self.now()
         jitter = 1 - terms.age_jitter * random.random()  # noqa: S311  # jitter
         self.age_limit = self.opened + terms.max_age * jitter if terms.max_age else float("inf")
-        self._pings = terms.pings
-        self._ping_state = terms.pings.begin() if terms.pings else None
+        self._ping_state = terms.pings.begin() if terms.pings else []
         self.from_client = Relay(self, from_client=True, deflate=deflate)
         self.from_upstream = Relay(self, from_client=False, deflate=deflate)
         stats.open += 1
@@ -329,12 +115,14 @@ class Session:
         self.last_activity = self.heard = self.now()
         self._feed(self.from_client, data)
         if self.from_client.reader.paused and self.from_client.reader.held > MAX_KEPT:
-            self._client.hold()
+            self.hold(self.from_client)
 
     def on_upstream_data(self, data: bytes) -> None:
         self.stats.bytes_out += len(data)
         self.last_activity = self.now()
         self._feed(self.from_upstream, data)
+        if self.from_upstream.reader.paused and self.from_upstream.reader.held > MAX_KEPT:
+            self.hold(self.from_upstream)
 
     def _feed(self, relay: Relay, data: bytes) -> None:
         if self.over:
@@ -353,13 +141,16 @@ class Session:
             if not self._upstream_gone:
                 self._upstream.write(data)
             return
-        slow = self.terms.slow
-        if slow != "wait" and self._client.unsent > self.terms.buffer:
-            self.stats.dropped += 1
-            if slow == "close":
-                self.violate(SlowConsumer(f"more than {self.terms.buffer} bytes wait", rule="websocket.slow"), relay)
-            return
         self._client.send(data)
+
+    def is_slow(self, relay: Relay) -> bool:
+        """Whether the client has so much unread that this message is not for it; the socket may close for it."""
+        if self.terms.slow == "wait" or self._client.unsent <= self.terms.buffer:
+            return False
+        self.stats.dropped += 1
+        if self.terms.slow == "close":
+            self.violate(SlowConsumer(f"more than {self.terms.buffer} bytes wait", rule="websocket.slow"), relay)
+        return True
 
     def hold(self, relay: Relay) -> None:
         if relay is self.from_client:
@@ -369,6 +160,8 @@ class Session:
 
     def go_on(self, relay: Relay) -> None:
         """What it had to wait for is there."""
+        if self.over:
+            return
         if relay is self.from_client:
             self._client.read_on()
         elif not self._upstream_gone:
@@ -386,13 +179,13 @@ class Session:
         if relay is self.from_client:
             if opcode == PONG and unmasked(raw, head, True) == OUR_PING:
                 return
-            if opcode == PING and self._pings is not None and not self._may_ping(self._pings):
+            if opcode == PING and self.terms.pings is not None and not self._may_ping(self.terms.pings):
                 return
         self.write(relay, raw)
 
     def _may_ping(self, pings: Rate) -> bool:
         try:
-            pings.take(self._ping_state or [], 1, self.now())
+            pings.take(self._ping_state, 1, self.now())
         except RateLimited as rejection:
             rejection.rule = "websocket.pings"
             self.violate(rejection, self.from_client)
@@ -429,16 +222,25 @@ class Session:
         """
         if self.closing or self.over:
             return
+        self._close_by = min(self._close_by, self.now() + self.terms.close_timeout)
+        if self.from_upstream.amid and not self._upstream_gone:
+            self._waiting_close = self._waiting_close or (code, reason, side, upstream)
+            return
         self.closing = True
         self._record(code, side)
-        self._close_by = self.now() + self.terms.close_timeout
-        if not self.from_upstream.closed:
+        if not self.from_upstream.closed and not self.from_upstream.amid:
             self._client.send(close_frame(code, reason, masked=False))
-        if not self._upstream_gone and not self.from_client.closed:
+        if not self._upstream_gone and not self.from_client.closed and not self.from_client.amid:
             told = upstream or (GOING_AWAY if code in (PROTOCOL, INVALID, BAD_GATEWAY) else code)
             self._upstream.write(close_frame(told, reason, masked=True))
         self._finish_upstream()
         self.over = self.from_client.closed
+
+    def on_frame_end(self) -> None:
+        """A frame that went in pieces is whole: what had to wait for its end comes now."""
+        waiting, self._waiting_close = self._waiting_close, None
+        if waiting is not None:
+            self.close(*waiting)
 
     def _record(self, code: int, side: str) -> None:
         if not self._closed_by:
@@ -479,7 +281,7 @@ class Session:
             if now - self.heard > 2 * terms.heartbeat + 1:
                 self.exchange.failure = "websocket-heartbeat"
                 self.close(GOING_AWAY, "no answer to pings")
-            elif now - max(self._pinged, self.heard) >= terms.heartbeat:
+            elif now - max(self._pinged, self.heard) >= terms.heartbeat and not self.from_upstream.amid:
                 self._pinged = now
                 self._client.send(frame(PING, OUR_PING, masked=False))
 
@@ -495,10 +297,15 @@ class Session:
         """Whether the message goes no further; where the rule only shadows it is counted, and goes on."""
         rejection.rule = rule.rule.name
         if rule.rule.mode is not Mode.ENFORCE:
-            rule.rule.count(self.exchange, Verdict(rejection.rule, rejection.reason, rejection.status, False))
+            self.count(rejection.rule, rejection)
             return False
         self.violate(rejection, relay, rule.action)
         return True
+
+    def count(self, rule: str, rejection: Rejection | None = None) -> None:
+        """What a rule that only shadows (or a trial of one) would have refused."""
+        reason = rejection.reason if rejection is not None else RateLimited.reason
+        self._listener.stats.rejections[rule, reason, "shadow"] += 1
 
     def violate(self, rejection: Rejection, relay: Relay, action: str = "close") -> None:
         """Count and log; then close, or drop the message, and tell its sender where the rule says so."""
@@ -506,10 +313,15 @@ class Session:
         if action == "close":
             retry = f"; retry in {rejection.retry_after:.0f} s" if rejection.retry_after else ""
             self.close(rejection.close_code, f"{rejection.rule}: {rejection.detail}{retry}")
-        elif action == "error" and relay is self.from_client:
-            told = {"type": "error", "rule": rejection.rule, "reason": rejection.reason, "message": rejection.detail}
+        elif action == "error" and relay is self.from_client and not self.from_upstream.amid:
+            told: dict[str, object] = {
+                "type": "error",
+                "rule": rejection.rule,
+                "reason": rejection.reason,
+                "message": rejection.detail,
+            }
             if rejection.retry_after:
-                told["retryAfter"] = str(round(rejection.retry_after, 3))
+                told["retryAfter"] = round(rejection.retry_after, 3)
             self._client.send(frame(TEXT, orjson.dumps(told), masked=False))
 
     def shown(self, now: float) -> dict[str, object]:

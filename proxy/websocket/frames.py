@@ -44,14 +44,18 @@ class Sink(Protocol):
 class FrameReader:
     """`masked` is what the frames have to be; `deflate` whether permessage-deflate was agreed on."""
 
-    __slots__ = ("_deflate", "_left", "_masked", "_partial", "_sink", "hold", "message", "paused")
+    __slots__ = ("_deflate", "_kept", "_masked", "_need", "_parts", "_sink", "hold", "left", "message", "paused")
 
     def __init__(self, sink: Sink, *, masked: bool, deflate: bool = False, hold: int = 65536) -> None:
         self._sink = sink
         self._masked = 0x80 if masked else 0
         self._deflate = deflate
-        self._partial = b""
-        self._left = 0
+        self._parts: list[bytes] = []
+        self._kept = 0
+        self._need = 0
+        """Bytes from which on another look is worth it: what is kept is joined once, not with each piece that comes."""
+        self.left = 0
+        """Bytes that are to come of a frame that goes on in pieces."""
         self.hold = hold
         self.message = 0
         """The opcode of the message whose fragments come; 0 between messages."""
@@ -60,28 +64,35 @@ class FrameReader:
     @property
     def held(self) -> int:
         """Bytes that wait here."""
-        return len(self._partial)
+        return self._kept
 
     def feed(self, data: bytes) -> None:
         """Raises ProtocolError as soon as a head says enough. While `paused`, what comes is kept."""
-        if self._partial:
-            data = self._partial + data
-            self._partial = b""
-        if self.paused:
-            self._partial = data
+        if self._parts:
+            self._parts.append(data)
+            self._kept += len(data)
+            if self.paused or self._kept < self._need:
+                return
+            data = b"".join(self._parts)
+            self._parts, self._kept = [], 0
+        elif self.paused:
+            self._keep(data, 0)
             return
         at, size = 0, len(data)
-        if self._left:
-            piece = data[: self._left]
-            self._left -= len(piece)
+        if self.left:
+            piece = data[: self.left]
+            self.left -= len(piece)
             at = len(piece)
-            self._sink.on_piece(piece, not self._left)
+            self._sink.on_piece(piece, not self.left)
+        need = 2
         while size - at >= 2 and not self.paused:
+            need = 2
             first, second = data[at], data[at + 1]
             length, head = second & 0x7F, 2
             if length == 126:
                 if size - at < 4:
                     self._check(first, second, 126)
+                    need = 4
                     break
                 length, head = int.from_bytes(data[at + 2 : at + 4]), 4
                 if length < 126:
@@ -89,6 +100,7 @@ class FrameReader:
             elif length == 127:
                 if size - at < 10:
                     self._check(first, second, 65536)
+                    need = 10
                     break
                 length, head = int.from_bytes(data[at + 2 : at + 10]), 10
                 if length < 65536 or length >> 63:
@@ -98,11 +110,13 @@ class FrameReader:
                 head += 4
             total = head + length
             if size - at < total:
+                need = total if length <= self.hold else head
                 if length > self.hold and size - at >= head:
                     if not self._sink.on_large(first, length, data[at:], head):
+                        need = total
                         break
                     self._begun(first)
-                    self._left = total - (size - at)
+                    self.left = total - (size - at)
                     return
                 break
             raw = data if total == size else data[at : at + total]
@@ -110,7 +124,11 @@ class FrameReader:
             self._begun(first)
             self._sink.on_frame(first, raw, head)
         if at < size:
-            self._partial = data[at:] if at else data
+            self._keep(data[at:] if at else data, 0 if self.paused else need)
+
+    def _keep(self, data: bytes, need: int) -> None:
+        if data:
+            self._parts, self._kept, self._need = [data], len(data), need
 
     def _check(self, first: int, second: int, length: int) -> None:
         opcode = first & 0x0F

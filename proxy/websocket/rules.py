@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from proxy.exchange import Exchange
 from proxy.filter import Rule
 from proxy.filters.throttle import Limit
-from proxy.rejection import InvalidPayload, MessageRefused, MessageTooLarge, RateLimited, Rejection
+from proxy.rejection import InvalidPayload, MessageRefused, MessageTooLarge, RateLimited
 from proxy.throttle.charge import Charge
 from proxy.websocket.messages import Message
 
@@ -81,7 +81,7 @@ class Rate:
 
 
 class Json:
-    """A text message is JSON, no deeper and with no more keys than this."""
+    """A message is JSON, whatever its frames call it, no deeper and with no more keys than this."""
 
     reads = True
 
@@ -93,8 +93,6 @@ class Json:
         return None
 
     def judge(self, state: None, exchange: Exchange, message: Message, now: float) -> None:
-        if not message.is_text:
-            return
         left = self._keys
         level: list[Any] = [message.json]
         for _ in range(self._depth):
@@ -161,7 +159,7 @@ class Schemas:
 def type_of(message: Message, name: str) -> str:
     """Raises InvalidPayload where the message tells none."""
     if not message.type:
-        found = message.json if message.is_text else None
+        found = message.json
         kind = found.get(name) if isinstance(found, dict) else None
         if not isinstance(kind, str) or not kind:
             raise InvalidPayload(f"a message has no text in {name}")
@@ -195,6 +193,3 @@ class MessageRule:
         made = self.limit.charges(exchange)
         cost = self.costs.get(type_of(message, self.field), self.costs.get("*", 1)) if self.costs else 1
         return made if cost == 1 else [Charge(one.quota, one.identity, cost, one.label) for one in made if cost]
-
-
-Refused = tuple[MessageRule, Rejection]

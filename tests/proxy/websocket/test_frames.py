@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -132,3 +133,20 @@ def test_close_frames() -> None:
     long = close_frame(1000, "é" * 100, masked=False)
     assert (long[0], long[1] <= 125) == (0x80 | CLOSE, True)
     assert closing(long[2:])[1] == "é" * 61
+
+
+class Holder(Kept):
+    def on_large(self, first: int, length: int, raw: bytes, head: int) -> bool:
+        return False
+
+
+def test_a_large_frame_that_comes_byte_by_byte_is_joined_once() -> None:
+    """Else a client makes the proxy copy a thousand times what it sends."""
+    data = frame(BINARY, b"z" * 300_000, masked=True)
+    reader = FrameReader(kept := Holder(True), masked=True)
+    began = time.process_time()
+    for at in range(len(data)):
+        reader.feed(data[at : at + 1])
+    assert time.process_time() - began < 3
+    assert kept.frames == [(0x82, b"z" * 300_000)]
+    assert reader.held == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from proxy.websocket.frames import CLOSE, PING, TEXT, frame
+from proxy.websocket.frames import BINARY, CLOSE, PING, TEXT, frame
 from stack.process import ServerProcess
 from tests.conftest import Served, Start
 from tests.integration.conftest import until
@@ -29,12 +29,17 @@ def said(served: Served) -> dict[tuple[str, str, str], int]:
     return dict(served.proxy.listener.stats.rejections)
 
 
-async def nothing_of(application: Application, *words: bytes) -> None:
-    """The application has heard all that there is, and none of these."""
-    await asyncio.sleep(0.05)
+async def nothing_of(application: Application, *words: bytes, socket: Socket | None = None) -> None:
+    """What the application heard up to its close frame (or a ping of this socket's) is no message, and has none of
+    these words."""
+    if socket is not None:
+        socket.say("the end", PING)
+    while True:
+        first, payload = await application.heard()
+        if first & 0x0F == CLOSE or payload == b"the end":
+            break
+        assert first & 0x0F >= CLOSE, payload
     assert not any(word in application.bytes for word in words)
-    texts = [payload for first, payload in list(application.frames._queue) if first & 0x0F != CLOSE]  # type: ignore[attr-defined]
-    assert texts == []
 
 
 REFUSED = [
@@ -52,6 +57,8 @@ REFUSED = [
     ("{schemas: {a: {required: [b]}}}", [frame(TEXT, b'{"type": "a", "refused": 1}', masked=True)], 1007,
      "invalid-payload"),
     ("{schemas: {a: {}}}", [frame(TEXT, b'{"type": "refused"}', masked=True)], 1008, "message-refused"),
+    ("{json: {depth: 2}}", [frame(BINARY, b'{"refused": {"words": [1]}}', masked=True)], 1007, "invalid-payload"),
+    ("{types: {allow: {'*': [ping]}}}", [frame(BINARY, b'{"type": "refused"}', masked=True)], 1008, "message-refused"),
     ("{volume: 10B/1h}", [frame(TEXT, b"refused words", masked=True)], 4429, "rate-limited"),
 ]  # fmt: skip
 
@@ -95,7 +102,7 @@ async def test_a_message_may_be_dropped_and_the_socket_go_on(
     for number in range(5):
         socket.say(f"{number}")
     assert [(await application.heard())[1] for _ in range(2)] == [b"0", b"1"]
-    await nothing_of(application)
+    await nothing_of(application, socket=socket)
     if action == "error":
         told = orjson.loads((await socket.heard())[1])
         assert (told["type"], told["rule"], told["reason"]) == ("error", "all.websocket.one", "rate-limited")
@@ -158,7 +165,8 @@ async def test_a_user_has_one_limit_over_all_sidecars(
         for at, socket in enumerate(sockets):
             socket.say(f"ada {at} {number}")
     heard = [(await application.heard())[1] for _ in range(10)]
-    await nothing_of(application)
+    for socket in sockets:
+        await nothing_of(application, socket=socket)
     for at in range(2):
         own = [one for one in heard if one.startswith(b"ada %d" % at)]
         assert own == [b"ada %d %d" % (at, number) for number in range(len(own))], "in order, whatever waits"
@@ -189,7 +197,7 @@ async def test_compressed_messages_are_read(serve: Start, upstream: ScriptedUpst
     socket.raw(squeezed(b"refused words") + good)
     first, _ = await application.heard()
     assert first == 0xC1, "compressed as it came"
-    await nothing_of(application, squeezed(b"refused words")[6:])
+    await nothing_of(application, squeezed(b"refused words")[6:], socket=socket)
 
 
 @pytest.mark.parametrize(("data", "code"), [
@@ -279,3 +287,34 @@ async def test_mistakes_are_told(
     assert told in str(error.value)
     with pytest.raises(Exception, match="can't read compressed ones"):
         await serve(upstream.port, policies=policy("{json: {}}", "deflate: pass,"))
+
+
+async def test_text_is_checked_where_only_a_limit_is_asked(
+    serve: Start, upstream: ScriptedUpstream, application: Application
+) -> None:
+    served = await serve(upstream.port, policies=policy("{limit: {limit: 100/1m}}"))
+    socket = await connect(served)
+    socket.say(b"refused \xff")
+    assert (await socket.closed())[0] == 1007
+    await nothing_of(application, b"refused")
+
+
+async def test_a_trial_beside_the_live_limit_refuses_nobody(
+    serve: Start, upstream: ScriptedUpstream, application: Application
+) -> None:
+    served = await serve(upstream.port, policies=policy("{limit: {limit: 100/1h, trial: 2/1h}}"))
+    socket = await connect(served)
+    for number in range(5):
+        socket.say(f"{number}")
+        assert (await application.heard())[1] == b"%d" % number
+    assert said(served) == {("all.websocket.one.trial", "rate-limited", "shadow"): 3}
+
+
+async def test_empty_fragments_without_end_are_bounded(
+    serve: Start, upstream: ScriptedUpstream, application: Application
+) -> None:
+    served = await serve(upstream.port, policies=policy("{json: {}}"))
+    socket = await connect(served)
+    socket.raw(part(TEXT, b"") + part(0, b"") * 20_000)
+    assert (await socket.closed())[0] == 1009
+    await nothing_of(application)

@@ -293,7 +293,7 @@ async def test_a_client_that_does_not_read(
     serve: Start, upstream: ScriptedUpstream, application: Application, slow: str
 ) -> None:
     served = await serve(upstream.port, policies=f"{{websocket: {{slow: {slow}, buffer: 64KiB}}}}")
-    await connect(served)
+    client = await connect(served)
     stats = served.proxy.listener.routes.routes[0].stats.sockets
     writer, sent = application.writers[0], 0
     async with asyncio.timeout(20):
@@ -314,6 +314,15 @@ async def test_a_client_that_does_not_read(
         assert stats.dropped > 100
         assert session is not None
         assert session._client.unsent < 300_000
+        writer.write(frame(TEXT, b"the end", masked=False))
+        for _ in range(200):
+            first, payload = await client.heard()
+            if payload == b"the end":
+                break
+            assert (first, payload) == (0x82, b"x" * 65_000), "what is not dropped is whole"
+            if not session._client.unsent:
+                writer.write(frame(TEXT, b"the end", masked=False))
+        assert payload == b"the end"
     else:
         assert stats.closed == {(1013, "proxy"): 1}
 
@@ -340,3 +349,31 @@ async def test_the_admin_shows_who_is_there(serve: Start, upstream: ScriptedUpst
         assert line in text
     socket.wire.close()
     await until(lambda: not served.proxy.listener.sessions)
+
+
+async def test_a_close_waits_for_the_end_of_a_frame_that_is_on_its_way(
+    serve: Start, upstream: ScriptedUpstream, application: Application
+) -> None:
+    served = await serve(upstream.port, policies="{websocket: {close_timeout: 5s}}")
+    socket = await connect(served)
+    data = frame(BINARY, b"y" * 300_000, masked=False)
+    application.say(data[:200_000])
+    session = served.proxy.listener.sessions[0]
+    await until(lambda: session.from_upstream.amid)
+    session.close(1012, "later")
+    application.say(data[200_000:])
+    assert await socket.heard() == (0x82, b"y" * 300_000)
+    assert await socket.closed() == (1012, "later")
+
+
+async def test_what_comes_after_a_close_frame_goes_nowhere(
+    serve: Start, upstream: ScriptedUpstream, application: Application
+) -> None:
+    served = await serve(upstream.port)
+    socket = await connect(served)
+    socket.raw(frame(CLOSE, (1000).to_bytes(2), masked=True) + frame(TEXT, b"too late", masked=True))
+    assert (await application.heard())[0] == 0x88
+    assert (await socket.heard())[0] == 0x88
+    await served.settled()
+    assert b"too late" not in application.bytes
+    assert application.frames.empty()

@@ -1,0 +1,257 @@
+"""One direction of a WebSocket: its frames, judged where rules look at them, and written to the other side.
+
+Not one byte of a refused message goes on: where messages are judged, the fragments of one are held until all are there,
+and what waits for a decision is not read past.
+"""
+
+from __future__ import annotations
+
+import codecs
+from typing import TYPE_CHECKING
+
+from proxy.rejection import InvalidPayload, MessageTooLarge, RateLimited, Rejection
+from proxy.throttle.charge import Charge, Decision
+from proxy.websocket.frames import (
+    CLOSE,
+    CONTINUATION,
+    INVALID,
+    RSV1,
+    TEXT,
+    FrameReader,
+    ProtocolError,
+    mask,
+    unmasked,
+)
+from proxy.websocket.messages import Message
+from proxy.websocket.rules import MessageRule
+
+if TYPE_CHECKING:
+    from proxy.listener.websocket import Session
+
+MAX_FRAGMENTS = 16_384
+"""Of a message that is held: empty ones cost memory, too."""
+
+
+class Relay:
+    """One direction: frames of one side, judged and written to the other."""
+
+    __slots__ = (
+        "_decoder", "_dropping", "_from_client", "_key", "_key_at", "_message", "_rules", "_session", "_states",
+        "_utf8", "_whole", "closed", "reader",
+    )  # fmt: skip
+
+    def __init__(self, session: Session, *, from_client: bool, deflate: bool) -> None:
+        terms = session.terms
+        self._session = session
+        self._from_client = from_client
+        self._rules = tuple(one for one in terms.rules if (one.client if from_client else one.upstream))
+        self._states = [[check.begin() for check in one.checks] for one in self._rules]
+        self._whole = bool(self._rules) or (not from_client and terms.slow != "wait")
+        """Whether messages go on whole or not at all: a rule judges them, or a slow client may miss some."""
+        self._utf8 = terms.utf8
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._message: Message | None = None
+        self._dropping = False
+        self._key = b""
+        self._key_at = 0
+        self.closed = False
+        """Whether this side has sent its close frame."""
+        self.reader = FrameReader(self, masked=from_client, deflate=deflate)
+
+    # Sink
+
+    def on_frame(self, first: int, raw: bytes, head: int) -> None:
+        session = self._session
+        opcode = first & 0x0F
+        if opcode >= CLOSE:
+            session.on_control(self, opcode, raw, head)
+            return
+        if session.closing or self.closed:
+            return
+        if self._whole:
+            self._collect(first, raw, head)
+            return
+        if self._utf8:
+            self._check_text(first, raw, head)
+        if first & 0x80:
+            session.stats.count(self._from_client)
+        session.write(self, raw)
+
+    def on_large(self, first: int, length: int, raw: bytes, head: int) -> bool:
+        """In pieces where nobody has to see the whole; else it is held, as far as anything may be."""
+        session = self._session
+        if session.closing or self.closed:
+            return True
+        if self._whole:
+            most = session.terms.most
+            held = self._message.size if self._message else 0
+            if length + held <= most:
+                return False
+            self._dropping = True
+            self._message = None
+            session.violate(self._too_large(most), self)
+            return True
+        self._key, self._key_at = raw[head - 4 : head] if self._from_client else b"", 0
+        self._begin_text(first)
+        self._decode(raw[head:], final=False)
+        session.write(self, raw)
+        return True
+
+    @property
+    def amid(self) -> bool:
+        """Whether the other side has a frame's beginning and waits for its rest: nothing of ours may come between."""
+        return self.reader.left > 0 and not self._dropping
+
+    def on_piece(self, data: bytes, ended: bool) -> None:
+        session = self._session
+        if session.closing or self.closed:
+            return
+        if self._dropping:
+            self._dropping = not ended
+            return
+        self._decode(data, final=ended and not self.reader.message)
+        if ended and not self.reader.message:
+            session.stats.count(self._from_client)
+        session.write(self, data)
+        if ended:
+            session.on_frame_end()
+
+    # text
+
+    def _check_text(self, first: int, raw: bytes, head: int) -> None:
+        """What nobody else reads: UTF-8 over all fragments; what is compressed is its receiver's to check."""
+        if first & 0x8F == 0x80 | TEXT and not first & RSV1:
+            payload = unmasked(raw, head, self._from_client)
+            if not payload.isascii():
+                self._decoder = _new_decoder()
+                self._key = b""
+                self._decode(payload, final=True)
+            return
+        self._begin_text(first)
+        if self._decoder is not None:
+            self._key = b""
+            self._decode(unmasked(raw, head, self._from_client), final=bool(first & 0x80))
+
+    def _begin_text(self, first: int) -> None:
+        if first & 0x0F != CONTINUATION:
+            checks = self._utf8 and first & 0x0F == TEXT and not first & RSV1
+            self._decoder = _new_decoder() if checks else None
+
+    def _decode(self, data: bytes, *, final: bool) -> None:
+        decoder = self._decoder
+        if decoder is None:
+            return
+        if self._key:
+            at = self._key_at % 4
+            self._key_at += len(data)
+            data = mask(data, self._key[at:] + self._key[:at])
+        try:
+            decoder.decode(data, final)
+        except UnicodeDecodeError:
+            raise ProtocolError(INVALID, "a text message is no UTF-8") from None
+        if final:
+            self._decoder = None
+
+    # messages
+
+    def _too_large(self, most: int) -> Rejection:
+        return MessageTooLarge(f"a message exceeds {most} bytes", rule="websocket.most")
+
+    def _collect(self, first: int, raw: bytes, head: int) -> None:
+        session, message = self._session, self._message
+        if message is None:
+            if self._dropping:
+                self._dropping = bool(self.reader.message)
+                return
+            message = self._message = Message(first & 0x0F, self._from_client, session.terms.most)
+        message.add(raw, head)
+        if message.size > session.terms.most or message.fragments > MAX_FRAGMENTS:
+            self._message, self._dropping = None, bool(self.reader.message)
+            session.violate(self._too_large(session.terms.most), self)
+        elif first & 0x80:
+            self._message = None
+            self._judge(message)
+
+    def _judge(self, message: Message) -> None:
+        session = self._session
+        exchange, now = session.exchange, session.now()
+        asked: list[MessageRule] = []
+        for rule, states in zip(self._rules, self._states, strict=True):
+            try:
+                for check, state in zip(rule.checks, states, strict=True):
+                    check.judge(state, exchange, message, now)
+            except Rejection as rejection:
+                if session.refused(rule, rejection, self):
+                    return
+            if rule.limit is not None:
+                asked.append(rule)
+        if self._utf8 and message.is_text and not message.raws[0][0][0] & RSV1:
+            try:
+                _ = message.payload
+            except InvalidPayload as rejection:
+                session.violate(rejection, self)
+                return
+        if asked:
+            self._ask(asked, message)
+        else:
+            self._pass(message)
+
+    def _pass(self, message: Message) -> None:
+        session = self._session
+        if not self._from_client and session.is_slow(self):
+            return
+        session.stats.count(self._from_client)
+        session.write(self, message.whole)
+
+    def _ask(self, asked: list[MessageRule], message: Message) -> None:
+        """The limits that all sidecars share; nothing more of this side is looked at before they have answered."""
+        session = self._session
+        charges: list[Charge] = []
+        owners: list[MessageRule] = []
+        for rule in asked:
+            try:
+                made = rule.charges(session.exchange, message)
+            except Rejection as rejection:
+                if session.refused(rule, rejection, self):
+                    return
+                continue
+            charges += made
+            owners += [rule] * len(made)
+        limiter = session.terms.limiter
+        if not charges or limiter is None:
+            self._pass(message)
+            return
+        self.reader.paused = waiting = True
+
+        def decided(decision: Decision) -> None:
+            self.reader.paused = False
+            self._decided(decision, charges, owners, message)
+            if not waiting:
+                session.go_on(self)
+
+        limiter.decide(charges, "-", decided)
+        waiting = False
+        if self.reader.paused:
+            session.hold(self)
+
+    def _decided(self, decision: Decision, charges: list[Charge], owners: list[MessageRule], message: Message) -> None:
+        session = self._session
+        if session.closing or session.over:
+            return
+        for rule, charge, outcome in zip(owners, charges, decision.outcomes, strict=True):
+            if outcome.admitted:
+                continue
+            if charge.quota.shadow:
+                session.count(charge.quota.name)
+                continue
+            wait = outcome.retry / 1000
+            rejection = RateLimited(
+                "too many messages", remedy=f"Try again in {max(1, round(wait))} s.", retry_after=wait
+            )
+            if session.refused(rule, rejection, self):
+                return
+        self._pass(message)
+
+
+def _new_decoder() -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder("utf-8")()
