@@ -221,17 +221,20 @@ class Breaker:
         self._change(State.OPEN, reason)
 
     def hold(self, seconds: float) -> None:
-        """Be open for so long from now, and until somebody says that it may probe; the next time grows from it."""
+        """Be open for so long from now, and until somebody says that it may probe."""
         if self._state is not State.OPEN:
             opened = self._opened
             self.trip("held", seconds)
             self._opened = opened
         self._open_until = self._clock() + seconds
         self._open_seconds = max(seconds, self._open_seconds)
-        times = self.settings.open_time
-        if seconds > times.first:
-            self._opened = max(self._opened, 1 + round(log2(min(seconds, times.most) / times.first)))
         self.held = True
+
+    def grow_from(self, seconds: float) -> None:
+        """Somebody else's open time, so long, was this one's too: the next is longer than that."""
+        times = self.settings.open_time
+        if seconds > 0:
+            self._opened = max(self._opened, 1 + round(log2(max(1.0, min(seconds, times.most) / times.first))))
 
     def probe(self, reason: str) -> None:
         """Let probes in now, whatever the open time says."""

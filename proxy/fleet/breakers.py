@@ -153,6 +153,8 @@ class SharedBreaker:
                     breaker.probe("fleet")
             else:
                 breaker.hold(max(0.0, agreed.seconds))
+                if agreed.state == "open":
+                    breaker.grow_from(agreed.seconds)
         finally:
             self._following = False
         log.info("breaker %s: the fleet says %s (epoch %d)", self._cluster, agreed.state, agreed.epoch)

@@ -105,6 +105,20 @@ def test_time_without_requests_does_not_lengthen_the_open_time() -> None:
     assert fleet.states() == [State.OPEN] * 3
 
 
+def test_whoever_probes_next_goes_on_with_the_open_times() -> None:
+    fleet = Fleet(3)
+    fleet.open()
+    seen: list[float] = []
+    leaders: list[Breaker] = []
+    for _ in range(3):
+        fleet.pass_time(max(seen or [FIRST]) + LEASE)
+        leader = fleet.leader()
+        leader.failure(leader.admit())
+        seen.append(leader.open_seconds)
+        leaders.append(leader)
+    assert seen == [2 * FIRST, 4 * FIRST, 8 * FIRST], f"by {len(set(map(id, leaders)))} of them"
+
+
 def test_one_whose_probe_never_ends_leads_no_longer_than_the_bound() -> None:
     fleet = Fleet(2)
     fleet.open()
