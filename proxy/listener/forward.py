@@ -9,18 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 from proxy.exchange import Answered, Exchange, Payload, Response
 from proxy.filter import Deferred
 from proxy.headers import Headers
 from proxy.http1.framing import CHUNKED, NO_BODY
-from proxy.listener.attempts import Attempts
 from proxy.listener.fallback import Keeper
-from proxy.listener.handshake import agreed
 from proxy.listener.rescue import refusal
-from proxy.listener.websocket import Session
+from proxy.listener.sockets import Sockets
 from proxy.rejection import (
     BodyTooLarge,
     InternalError,
@@ -39,15 +36,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Forwarder(Attempts):
-    __slots__ = ("_buffered", "_keeper", "_response_body", "_response_head", "_task", "session")
+class Forwarder(Sockets):
+    __slots__ = ("_buffered", "_keeper", "_response_body", "_response_head", "_task")
 
     def __init__(self, client: Downstream, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(client, loop)
         self._task: asyncio.Future[None] | Deferred | None = None
         self._response_body: list[bytes] = []
         self._keeper: Keeper | None = None
-        self.session: Session | None = None
 
     # the request
 
@@ -305,89 +301,10 @@ class Forwarder(Attempts):
             self._answer.head(response, len(payload.data), payload.data, True, [])
             self._finish(clean=True)
 
-    # the WebSocket
-
-    def on_upstream_switched(self, response: Response, data: bytes) -> None:
-        exchange = self._current()
-        connection, route = self._upstream, self._route
-        try:
-            if connection is None:
-                raise InvalidUpstreamResponse("the upstream switched protocols for nobody")
-            deflate = agreed(exchange, response, route.sockets)
-        except InvalidUpstreamResponse as rejection:
-            self._attempt_failed("reset")
-            self._conclude(rejection)
-            return
-        if self._attempt is not None:
-            self._attempt.switched()
-        route.chain.on_response(exchange, response)
-        self._answer.switching(response, b"")
-        stats = route.stats.sockets
-        stats.handshakes.observe(perf_counter() - exchange.began)
-        self.session = Session(exchange, self._client, connection, route.sockets, stats, deflate=deflate)
-        self._leave_running()
-        if data:
-            self.on_tunnel_data(data)
-        if self.session is not None:
-            self._client.on_tunnel()
-
-    def on_tunnel_data(self, data: bytes) -> None:
-        session = self.session
-        if session is not None:
-            self._current().bytes_out += len(data)
-            session.on_upstream_data(data)
-            if session.over:
-                self._finish(clean=False)
-
-    def on_tunnel_eof(self) -> None:
-        self._end_of_upstream()
-
-    def _end_of_upstream(self) -> None:
-        session = self.session
-        if session is not None:
-            if session.upstream_ended():
-                self._attempt_failed("reset")
-            if session.over:
-                self._finish(clean=False)
-
-    def on_tunnel_client_data(self, data: bytes) -> None:
-        session = self.session
-        if session is not None:
-            self._current().bytes_in += len(data)
-            session.on_client_data(data)
-            if session.over:
-                self._finish(clean=False)
-
-    def on_tunnel_client_eof(self) -> None:
-        if self.session is not None:
-            self.session.client_ended()
-            self._finish(clean=False)
-
-    def drain(self, seconds: float) -> None:
-        if self.session is not None:
-            self.session.drain(seconds)
-
-    def _check_session(self, session: Session, now: float) -> None:
-        exchange, client = self._current(), self._client
-        if client.blocked_for(now) > client.timeouts.write_stall:
-            exchange.failure = "slow-reader"
-            session.client_ended()
-        elif not session.closing:
-            try:
-                for hook in self._route.chain.still_open:
-                    hook(exchange)
-            except Rejection as rejection:
-                client.listener.on_rejected(exchange, rejection)
-                session.close(rejection.close_code, rejection.detail)
-        session.check(now, self._route.limits.websocket_idle)
-        if session.over:
-            self._finish(clean=False)
-
     # the client
 
     def on_client_writable(self, writable: bool) -> None:
-        session = self.session
-        if session is not None and session.terms.slow != "wait":
+        if self._outruns_client:
             return
         if self._upstream is not None and not self._upstream.transport.is_closing():
             if writable:
@@ -498,10 +415,7 @@ class Forwarder(Attempts):
         if not clean and self._upstream is not None:
             self._upstream.abandon()
         if self.session is not None:
-            self.session.over = True
-            self.session = None
-            if self._attempt is not None:
-                self._attempt.ended_well()
+            self._end_session(self.session)
         cluster, attempt = self._cluster, self._attempt
         if cluster is None or attempt is None or self._retrying or self._timers or self._hedge is not None:
             self._leave_cluster()

@@ -105,6 +105,11 @@ class Session:
         stats.open += 1
         stats.opened += 1
 
+    @property
+    def ending(self) -> bool:
+        """Whether it closes, or waits for a frame's end to do so."""
+        return self.closing or self._waiting_close is not None
+
     def now(self) -> float:
         return self._listener.loop.time()
 
@@ -270,7 +275,7 @@ class Session:
         terms = self.terms
         if now >= self._close_by:
             self.over = True
-        elif self.closing:
+        elif self.ending:
             return
         elif now - self.last_activity > idle:
             self.exchange.failure = "websocket-idle"

@@ -28,7 +28,6 @@ def terms_of(
     return SocketTerms(
         rules=rules,
         limiter=limiter,
-        subprotocols=tuple(one.encode() for one in model.subprotocols),
         deflate=deflate_of(model),
         utf8=model.utf8,
         most=model.most,

@@ -21,7 +21,6 @@ class SocketTerms:
 
     rules: tuple[MessageRule, ...] = ()
     limiter: Limiter | None = None
-    subprotocols: tuple[bytes, ...] = ()
     deflate: Literal["pass", "off", "inspect"] = "pass"
     utf8: bool = True
     most: int = 16 * 1024 * 1024

@@ -16,6 +16,7 @@ from proxy.throttle.cluster import slot_of
 from stack import servers
 from stack.process import ServerProcess
 from tests.conftest import Served, Start
+from tests.integration.conftest import all_known
 from tests.wire import ScriptedUpstream
 from upstream_app.seed import PASSWORD
 
@@ -195,12 +196,7 @@ async def test_a_master_that_dies_lets_no_more_through_than_stated(
     last writes."""
     limit = "{all: {limit: 300/1h, strategy: fixed-window, key: [const:everyone]}}"
     proxies = [await serve(upstream.port, more=cluster.policy(), limits=limit) for _ in range(2)]
-    for served in proxies:
-        limiting = served.proxy.limiting
-        assert limiting is not None
-        async with asyncio.timeout(10):
-            while limiting.peers != 2:
-                await asyncio.sleep(0.01)
+    await all_known(proxies)
     seen = Counter(await ask(proxies[0], "a", 200))
     (charge,) = next(iter(proxies[0].proxy.compiled.throttles[-1]._limits[0].known.values()))
     slot = slot_of(f"simplepro:{charge.key}")

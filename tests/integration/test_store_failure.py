@@ -16,6 +16,7 @@ import redis.asyncio as redis
 from stack import servers
 from stack.process import ServerProcess
 from tests.conftest import Served, Start
+from tests.integration.conftest import all_known
 from tests.wire import Reader, ScriptedUpstream, Wire, Writer, echo
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -324,12 +325,7 @@ async def test_together_they_stay_within_the_stated_bound(
 ) -> None:
     limits = "{all: {limit: 30/1h, strategy: fixed-window, key: [const:everyone]}}"
     proxies = [await serve(upstream.port, more=valkey.policy("2s"), limits=limits) for _ in range(3)]
-    for served in proxies:
-        limiting = served.proxy.limiting
-        assert limiting is not None
-        async with asyncio.timeout(10):
-            while limiting.peers != 3:
-                await asyncio.sleep(0.01)
+    await all_known(proxies)
     before = await ask(proxies[0], 25)
     await valkey.process.stop()
     for served in proxies:
