@@ -27,6 +27,7 @@ from upstream_app.cache import Cache
 from upstream_app.crews.api import CrewApi, time_off
 from upstream_app.customers.api import CustomerApi
 from upstream_app.customers.store import CustomerStore
+from upstream_app.demo import page as demo
 from upstream_app.documents import Collection
 from upstream_app.estimates.api import EstimateApi, estimates
 from upstream_app.events import Events
@@ -40,6 +41,12 @@ from upstream_app.metrics import Metrics
 from upstream_app.mongo import replication
 from upstream_app.notifications.api import Notifier, notifications
 from upstream_app.opportunities.api import OpportunityApi, opportunities
+from upstream_app.realtime import api as realtime
+from upstream_app.realtime.commands import Commands
+from upstream_app.realtime.feed import Feed
+from upstream_app.realtime.hub import ENDED, Hub
+from upstream_app.realtime.presence import Presence
+from upstream_app.realtime.statistics import Statistics
 from upstream_app.schema import Schema
 from upstream_app.settings import Settings
 from upstream_app.web.conditional import conditional
@@ -102,6 +109,13 @@ def build(settings: Settings) -> web.Application:
     crews = CrewApi(stores.time_off, stores.users, stores.jobs, notifier, events, jobs.assigned)
     reminders = Reminders(stores.jobs, notifier)
     messaging = MessageApi(stores.threads, stores.messages, stores.users, stores.jobs, events, notifier)
+    hub = Hub()
+    feed, presence = Feed(shared, hub.deliver), Presence(shared, events)
+    statistics = Statistics(shared, events, stores.jobs, presence, hub)
+    commands = Commands(hub, events, stores.jobs, stores.users, messaging, crews, statistics)
+    live = realtime.RealtimeApi(hub, feed, presence, commands, audit, auth.identify)
+    sessions.on_ended.append(lambda session: events.publish("sessionEnded", [f"{ENDED}{session}"], {}))
+    metrics.events, metrics.hub, metrics.feed = events, hub, feed
     endpoints: list[Endpoint] = [
         *auth.endpoints(),
         *CustomerApi(stores.customers, cache, events, business).endpoints(),
@@ -145,12 +159,12 @@ def build(settings: Settings) -> web.Application:
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         preparing = asyncio.create_task(schema.prepare(), name="schema")
-        for one in (metrics, events, cache, reminders):
+        for one in (metrics, events, cache, reminders, feed, presence, statistics):
             one.start()
         yield
         preparing.cancel()
         await asyncio.gather(preparing, return_exceptions=True)
-        for closing in (reminders, health, events, cache, metrics):
+        for closing in (live, statistics, reminders, health, presence, events, feed, cache, metrics):
             await closing.close()
         passwords.close()
         await shared.aclose()
@@ -164,8 +178,10 @@ def build(settings: Settings) -> web.Application:
     around = [metrics.measure, timing, conditional, errors, schema.guard]
     app = web.Application(middlewares=around, client_max_size=MAX_BODY)
     app.cleanup_ctx.append(lifetime)
+    app.on_shutdown.append(lambda _: hub.shut_down())
     app[ENDPOINTS], app[DATABASE], app[REDIS] = endpoints, database, shared
     app.add_routes(routes(endpoints, auth.authenticate, audit.write, mongo_breaker))
+    app.add_routes([web.get(realtime.PATH, live.serve), *demo.routes()])
     app.add_routes([*health.routes(), *openapi.routes(endpoints), web.get("/metrics", metrics_page)])
     return app
 

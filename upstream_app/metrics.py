@@ -19,7 +19,10 @@ from pymongo import monitoring
 
 from upstream_app.cache import Cache
 from upstream_app.documents import now
+from upstream_app.events import Events
 from upstream_app.fleet_metrics import of_all
+from upstream_app.realtime.feed import Feed
+from upstream_app.realtime.hub import Hub
 from upstream_app.web.answers import success
 from upstream_app.web.endpoint import Call
 from upstream_app.web.errors import Handler
@@ -135,6 +138,9 @@ class Metrics:
         self.pools = Pools()
         self.business = Business()
         self.cache: Cache | None = None
+        self.events: Events | None = None
+        self.hub: Hub | None = None
+        self.feed: Feed | None = None
         self.database_up = True
         self.lag = 0.0
         self._watch: asyncio.Task[None] | None = None
@@ -162,7 +168,8 @@ class Metrics:
         resource = request.match_info.route.resource
         route = resource.canonical if resource else "-"
         self._requests.labels(request.method, route, str(response.status)).inc()
-        self._seconds.labels(route).observe(perf_counter() - began)
+        if not isinstance(response, web.WebSocketResponse):
+            self._seconds.labels(route).observe(perf_counter() - began)
         if response.status >= 500:
             self._errors.labels(route).inc()
         return response
@@ -198,6 +205,12 @@ class Metrics:
         yield CounterMetricFamily("mongo_slow_commands", "Slower than 100 ms, of those kept", len(self.commands.slow))
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         yield GaugeMetricFamily("process_memory_bytes", "Resident", resident)
+        if self.events is not None and self.hub is not None and self.feed is not None:
+            yield CounterMetricFamily("events_published", "Told to all instances", self.events.published)
+            yield CounterMetricFamily("events_dropped", "That could not be told", self.events.dropped)
+            yield CounterMetricFamily("events_rewound", "Losses of the store's newest events", self.feed.rewound)
+            yield GaugeMetricFamily("websocket_connections", "Open", len(self.hub.sockets))
+            yield CounterMetricFamily("websocket_events", "Delivered to clients", self.hub.delivered)
         if self.cache is not None:
             stats = self.cache.stats
             hits = CounterMetricFamily("cache_hits", "By level", labels=["level"])

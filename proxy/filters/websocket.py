@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from proxy.exchange import Exchange
 from proxy.filter import Mode, Rule, RuleFilter
 from proxy.headers import Headers, tokens
@@ -14,13 +16,15 @@ INSPECTED = b"permessage-deflate; client_no_context_takeover; server_no_context_
 
 
 class WebSocketAccess(RuleFilter):
-    """`origins` empty lets every origin in; so does a handshake without one, which no browser makes."""
+    """`origins` empty lets every origin in; so does a handshake without one, which no browser makes. `self` is the host
+    that the handshake itself is for."""
 
-    __slots__ = ("_deflate", "_origins", "_subprotocols")
+    __slots__ = ("_deflate", "_origins", "_same", "_subprotocols")
 
     def __init__(self, rule: Rule, origins: tuple[str, ...], subprotocols: tuple[bytes, ...], deflate: str) -> None:
         super().__init__(rule)
-        self._origins = Origins(origins) if origins else None
+        self._same = "self" in origins
+        self._origins = Origins(tuple(one for one in origins if one != "self")) if origins else None
         self._subprotocols = frozenset(subprotocols)
         self._deflate = deflate
 
@@ -29,7 +33,7 @@ class WebSocketAccess(RuleFilter):
             return
         index = exchange.headers.index
         origin = index.get(b"origin")
-        if self._origins is not None and origin is not None and origin not in self._origins:
+        if self._origins is not None and origin is not None and not self._knows(self._origins, origin, index):
             self._rule.refuse(exchange, Forbidden("WebSockets are not opened from this origin"))
         changes: dict[bytes, bytes] = {}
         if self._subprotocols and PROTOCOL in index:
@@ -46,3 +50,8 @@ class WebSocketAccess(RuleFilter):
         if changes and self._rule.mode is Mode.ENFORCE:
             pairs = [pair for pair in exchange.headers.pairs if pair[0] not in changes]
             exchange.headers = Headers([*pairs, *((name, value) for name, value in changes.items() if value)])
+
+    def _knows(self, origins: Origins, origin: bytes, index: Mapping[bytes, bytes]) -> bool:
+        if self._same and origin.partition(b"://")[2].lower() == index.get(b"host", b"").lower():
+            return True
+        return origin in origins

@@ -65,14 +65,27 @@ class AuthApi:
         if given is None:
             return None
         scheme, _, token = given.partition(" ")
-        claims = self._tokens.read("access", token.strip()) if scheme.lower() == "bearer" else None
+        actor, _ = await self._bearer(token.strip() if scheme.lower() == "bearer" else "")
+        return actor
+
+    async def identify(self, request: web.Request) -> tuple[Actor, float]:
+        """Who opens a WebSocket, and to when their token is good; browsers can give it in the query alone."""
+        token = request.query.get("access_token", "")
+        if "Authorization" in request.headers:
+            scheme, _, given = request.headers["Authorization"].partition(" ")
+            token = given.strip() if scheme.lower() == "bearer" else ""
+        return await self._bearer(token)
+
+    async def _bearer(self, token: str) -> tuple[Actor, float]:
+        claims = self._tokens.read("access", token)
         if claims is None:
             raise ApiError(401, "The access token is not valid, or has expired", headers=_CHALLENGE)
         if not await self._sessions.lives(str(claims["sessionId"])):
             raise ApiError(401, "This session was ended; log in again", headers=_CHALLENGE)
-        return Actor(
+        actor = Actor(
             ObjectId(claims["sub"]), claims["username"], claims["role"], claims["sessionId"], claims.get("name", "")
         )
+        return actor, float(claims["exp"])
 
     async def login(self, call: Call) -> web.Response:
         given = call.body(Credentials)

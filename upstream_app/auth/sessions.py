@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -60,6 +60,8 @@ class Sessions:
         self._breaker = breaker
         self._prefix = f"{prefix}-app"
         self._revoked = f"{prefix}:revoked"
+        self.on_ended: list[Callable[[str], None]] = []
+        """Called with the id of each session that was ended."""
 
     async def begin(self, session: str, user: str, refresh: str, agent: str) -> None:
         at = _now()
@@ -101,6 +103,8 @@ class Sessions:
         await self._ask(self._redis.delete(self._session(session)))
         await self._ask(self._redis.srem(self._user(user), session))
         await self._tell(f"session:{session}")
+        for hook in self.on_ended:
+            hook(session)
         return True
 
     async def end_all(self, user: str, but: str = "") -> int:

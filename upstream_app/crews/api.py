@@ -11,6 +11,7 @@ from bson import ObjectId
 from pydantic import Field, StringConstraints, model_validator
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
+from upstream_app.auth.permissions import Actor
 from upstream_app.auth.store import UserStore
 from upstream_app.crews.scoring import Candidate, Score, choose
 from upstream_app.customers.model import Written
@@ -179,8 +180,14 @@ class CrewApi:
         return success(self._scores(job, chosen, wanted) | {"job": changed}, "Crew assigned")
 
     async def emergency(self, call: Call) -> web.Response:
-        """Dispatchers, managers and the job's crew hear of it at once, whatever they have muted."""
-        given, me = call.body(Emergency), call.actor
+        told = await self.call_for_help(call.actor, call.body(Emergency))
+        return success({"told": told}, "Help was called", status=201)
+
+    async def call_for_help(self, me: Actor, given: Emergency) -> int:
+        """Dispatchers, managers and the job's crew hear of it at once, whatever they have muted; how many these are.
+
+        Raises NotFound.
+        """
         told = {one["_id"] for one in await self._users.of_roles(["dispatcher", "manager"])}
         data: Document = {"from": str(me.user), "text": given.text}
         if given.jobId is not None:
@@ -190,7 +197,7 @@ class CrewApi:
         rooms = ["role:dispatcher", "role:manager", *(f"user:{one}" for one in told)]
         self._events.publish("emergencyAlert", rooms, data)
         await self._notifier.tell(sorted(told - {me.user}), "emergency", f"{me.username}: {given.text}", data)
-        return success({"told": len(told - {me.user})}, "Help was called", status=201)
+        return len(told - {me.user})
 
     async def _chosen(self, call: Call, job: Document) -> tuple[list[Score], int]:
         given = call.body(AutoAssign)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
@@ -10,7 +11,7 @@ from bson import ObjectId
 from pydantic import Field, StringConstraints, model_validator
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
-from upstream_app.auth.permissions import within
+from upstream_app.auth.permissions import Actor, within
 from upstream_app.auth.store import UserStore
 from upstream_app.customers.model import Text, Written
 from upstream_app.documents import Collection, NotFound, now
@@ -93,7 +94,8 @@ class MessageApi:
             Endpoint("DELETE", "/api/messages/{id}", self.remove, ANY_USER, "Take one's message back"),
         ]
 
-    async def _thread(self, identity: ObjectId, user: ObjectId) -> Document:
+    async def thread(self, identity: ObjectId, user: ObjectId) -> Document:
+        """One of the user's. Raises NotFound."""
         return await self.threads.get(identity, {"members": user})
 
     async def find(self, call: Call) -> web.Response:
@@ -123,57 +125,71 @@ class MessageApi:
         return shown(await self.threads.insert(fields), "Thread opened", 201, "/api/messages/threads")
 
     async def read(self, call: Call) -> web.Response:
-        thread = await self._thread(call.id("thread", "thread"), call.actor.user)
+        thread = await self.thread(call.id("thread", "thread"), call.actor.user)
         asked = call.query(MessageQuery)
         found, total = await self.messages.find({"thread": thread["_id"]}, asked)
         return listed("messages", found, total, asked)
 
     async def write(self, call: Call) -> web.Response:
-        thread = await self._thread(call.id("thread", "thread"), call.actor.user)
-        fields = {"thread": thread["_id"], "author": call.actor.user, "content": call.body(NewMessage).content}
+        content = call.body(NewMessage).content
+        made = await self.send(call.actor, call.id("thread", "thread"), content)
+        return shown(made, "Sent", 201, "/api/messages")
+
+    async def send(self, actor: Actor, thread_id: ObjectId, content: str) -> Document:
+        """The message as it is shown. Raises NotFound."""
+        thread = await self.thread(thread_id, actor.user)
+        fields = {"thread": thread["_id"], "author": actor.user, "content": content}
         made = await self.messages.insert(fields | {"edited": False, "removed": False})
-        others = [one for one in thread["members"] if one != call.actor.user]
+        others = [one for one in thread["members"] if one != actor.user]
         self._events.publish("message.created", [f"thread:{thread['_id']}", *(f"user:{one}" for one in others)], made)
         data = {"threadId": str(thread["_id"])}
         named = await self._users.by_names(MENTION.findall(fields["content"])[:20])
         mentioned = [one["_id"] for one in named if one["_id"] in others]
-        await self._notifier.tell(mentioned, "mention", f"{call.actor.username} mentioned you", data)
+        await self._notifier.tell(mentioned, "mention", f"{actor.username} mentioned you", data)
         rest = [one for one in others if one not in mentioned]
-        await self._notifier.tell(rest, "message_received", f"{call.actor.username} wrote", data)
-        return shown(made, "Sent", 201, "/api/messages")
+        await self._notifier.tell(rest, "message_received", f"{actor.username} wrote", data)
+        return made
 
     async def receipt(self, call: Call) -> web.Response:
-        me, at = str(call.actor.user), now()
-        thread = call.id("thread", "thread")
+        return success({"readUpTo": await self.mark_read(call.actor, call.id("thread", "thread"))})
+
+    async def mark_read(self, actor: Actor, thread: ObjectId) -> datetime:
+        """To when all is read. Raises NotFound."""
+        me, at = str(actor.user), now()
 
         def edit(document: Document) -> Document:
             return document | {"readUpTo": {**document["readUpTo"], me: at}}
 
-        changed = await self.threads.change(thread, edit, which={"members": call.actor.user})
+        changed = await self.threads.change(thread, edit, which={"members": actor.user})
         data = {"threadId": changed["id"], "user": me, "at": at}
         self._events.publish("message.read_receipt", [f"thread:{changed['id']}"], data)
-        return success({"readUpTo": at})
+        return at
 
     async def edit(self, call: Call) -> web.Response:
-        content = call.body(NewMessage).content
+        content, identity = call.body(NewMessage).content, call.id(noun="message")
+        return shown(await self.change_own(call.actor, identity, content, call.expected), "Edited")
+
+    async def change_own(self, actor: Actor, identity: ObjectId, content: str, expected: int | None = None) -> Document:
+        """The message as it is shown. Raises NotFound, Conflict."""
 
         def change(document: Document) -> Document:
             if document["removed"]:
                 raise NotFound("message")
             return document | {"content": content, "edited": True}
 
-        own = {"author": call.actor.user}
-        changed = await self.messages.change(call.id(noun="message"), change, call.expected, which=own)
+        changed = await self.messages.change(identity, change, expected, which={"author": actor.user})
         self._events.publish("message.edited", [f"thread:{changed['thread']}"], changed)
-        return shown(changed, "Edited")
+        return changed
 
     async def remove(self, call: Call) -> web.Response:
-        """The message stays as one that was taken back, without its text."""
-        own = {"author": call.actor.user}
+        await self.take_back(call.actor, call.id(noun="message"), call.expected)
+        return success({}, "Taken back")
+
+    async def take_back(self, actor: Actor, identity: ObjectId, expected: int | None = None) -> None:
+        """The message stays as one that was taken back, without its text. Raises NotFound, Conflict."""
 
         def change(document: Document) -> Document:
             return document | {"content": "", "removed": True}
 
-        changed = await self.messages.change(call.id(noun="message"), change, call.expected, which=own)
+        changed = await self.messages.change(identity, change, expected, which={"author": actor.user})
         self._events.publish("message.deleted", [f"thread:{changed['thread']}"], {"messageId": changed["id"]})
-        return success({}, "Taken back")

@@ -19,7 +19,7 @@ async def timing(request: web.Request, handler: Handler) -> web.StreamResponse:
     began = perf_counter()
     response = await handler(request)
     seconds = perf_counter() - began
-    if seconds > SLOW_SECONDS:
+    if seconds > SLOW_SECONDS and not isinstance(response, web.WebSocketResponse):
         route = request.match_info.route.resource
         tell = log.warning if seconds > VERY_SLOW_SECONDS else log.info
         tell(

@@ -124,7 +124,9 @@ class WebSocketModel(RuleModel):
 
     def check_together(self) -> None:
         for origin in self.origins:
-            if not _ORIGIN.fullmatch(origin):
-                raise ValueError(f'"{origin}" is no origin. Write https://app.example.com or https://*.example.com')
+            if origin != "self" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f'"{origin}" is no origin. Write self, https://app.example.com or https://*.example.com'
+                )
         if self.deflate == "pass" and any(one.reads and one.mode != "off" for one in self.messages.values()):
             raise ValueError("rules that read messages can't read compressed ones. Write deflate: inspect, or off")
