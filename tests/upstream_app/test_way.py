@@ -15,7 +15,7 @@ from breaker import Breaker, Settings
 from tests.upstream_app.conftest import Client, Role
 from upstream_app.app import DATABASE, REDIS, Stores
 from upstream_app.documents import Collection
-from upstream_app.events import Events
+from upstream_app.events import LASTING, Events
 from upstream_app.jobs.reminders import Reminders
 from upstream_app.metrics import Commands
 from upstream_app.notifications.api import Notifier
@@ -39,73 +39,73 @@ async def test_the_whole_way(opened: Client, roles: dict[str, Role], ada: dict[s
 
 async def the_whole_way(redis: Any, roles: Mapping[str, Any], ada: dict[str, Any]) -> None:
     """`roles` ask by `ask` and `done`; the application itself, or a sidecar in front of it."""
-    async with redis.pubsub() as channel:
-        await channel.subscribe("simplepro-app:events")
-        sales, manager, dispatcher, lead = (roles[name] for name in ("sales", "manager", "dispatcher", "crew_lead"))
-        customer = await a_customer(roles, ada)
-        assert customer["status"] == "lead"
-        opportunity = await sales.done("POST", "/api/opportunities", {"customerId": customer["id"], "title": "Move"})
-        move = {
-            "service": "local", "moveDate": DAY, "volume": 900, "crew": 3, "hours": 6, "piano": True,
-            "pickup": {"stairs": 2}, "delivery": {"parkingFeet": 60},
-        }  # fmt: skip
-        links = {"customerId": customer["id"], "opportunityId": opportunity["id"]}
-        calculated = await sales.done("POST", "/api/estimates/calculate", move)
-        estimate = await sales.done("POST", "/api/estimates", move | links)
-        assert estimate["totalPrice"] == calculated["totalPrice"]
-        assert estimate["hash"] == calculated["hash"]
-        assert (await sales.done("GET", f"/api/opportunities/{opportunity['id']}"))["status"] == "quoted"
-        where = f"/api/estimates/{estimate['id']}"
-        assert (await manager.ask("POST", f"{where}/convert"))[0] == 409
-        for state in ("sent", "viewed"):
-            await sales.done("PATCH", f"{where}/status", {"status": state})
-        assert (await sales.ask("PATCH", f"{where}/status", {"status": "accepted"}))[0] == 403
-        assert (await sales.done("GET", f"/api/customers/{customer['id']}"))["status"] != "active"
-        await manager.done("PATCH", f"{where}/status", {"status": "accepted"})
-        assert (await sales.ask("PATCH", f"{where}/status", {"status": "draft"}))[0] == 409
-        assert (await sales.ask("POST", f"{where}/convert"))[0] == 403
-        job = await manager.done("POST", f"{where}/convert", {"startTime": "07:30"})
-        assert (await manager.ask("POST", f"{where}/convert"))[0] == 409
-        assert job["number"].startswith(f"JOB-{datetime.now(UTC).year}-")
-        assert (job["price"], job["estimateId"]) == (estimate["totalPrice"], estimate["id"])
-        assert (await sales.done("GET", f"/api/opportunities/{opportunity['id']}"))["status"] == "won"
-        assert (await sales.done("GET", where))["jobId"] == job["id"]
-        assert (await sales.done("GET", f"/api/customers/{customer['id']}"))["status"] == "active"
+    newest = await redis.xrevrange(LASTING, count=1)
+    before = newest[0][0] if newest else "0-0"
+    sales, manager, dispatcher, lead = (roles[name] for name in ("sales", "manager", "dispatcher", "crew_lead"))
+    customer = await a_customer(roles, ada)
+    assert customer["status"] == "lead"
+    opportunity = await sales.done("POST", "/api/opportunities", {"customerId": customer["id"], "title": "Move"})
+    move = {
+        "service": "local", "moveDate": DAY, "volume": 900, "crew": 3, "hours": 6, "piano": True,
+        "pickup": {"stairs": 2}, "delivery": {"parkingFeet": 60},
+    }  # fmt: skip
+    links = {"customerId": customer["id"], "opportunityId": opportunity["id"]}
+    calculated = await sales.done("POST", "/api/estimates/calculate", move)
+    estimate = await sales.done("POST", "/api/estimates", move | links)
+    assert estimate["totalPrice"] == calculated["totalPrice"]
+    assert estimate["hash"] == calculated["hash"]
+    assert (await sales.done("GET", f"/api/opportunities/{opportunity['id']}"))["status"] == "quoted"
+    where = f"/api/estimates/{estimate['id']}"
+    assert (await manager.ask("POST", f"{where}/convert"))[0] == 409
+    for state in ("sent", "viewed"):
+        await sales.done("PATCH", f"{where}/status", {"status": state})
+    assert (await sales.ask("PATCH", f"{where}/status", {"status": "accepted"}))[0] == 403
+    assert (await sales.done("GET", f"/api/customers/{customer['id']}"))["status"] != "active"
+    await manager.done("PATCH", f"{where}/status", {"status": "accepted"})
+    assert (await sales.ask("PATCH", f"{where}/status", {"status": "draft"}))[0] == 409
+    assert (await sales.ask("POST", f"{where}/convert"))[0] == 403
+    job = await manager.done("POST", f"{where}/convert", {"startTime": "07:30"})
+    assert (await manager.ask("POST", f"{where}/convert"))[0] == 409
+    assert job["number"].startswith(f"JOB-{datetime.now(UTC).year}-")
+    assert (job["price"], job["estimateId"]) == (estimate["totalPrice"], estimate["id"])
+    assert (await sales.done("GET", f"/api/opportunities/{opportunity['id']}"))["status"] == "won"
+    assert (await sales.done("GET", where))["jobId"] == job["id"]
+    assert (await sales.done("GET", f"/api/customers/{customer['id']}"))["status"] == "active"
 
-        here = f"/api/jobs/{job['id']}"
-        assert (await lead.ask("GET", here))[0] == 404
-        suggested = await dispatcher.done("POST", f"/api/crews/suggest/{job['id']}")
-        members = [one["member"] for one in suggested["crew"]]
-        assert len(members) == 2
-        assert (await dispatcher.ask("POST", f"{here}/crew", {"members": [customer["id"]]}))[0] == 400
-        assigned = await dispatcher.done("POST", f"{here}/crew", {"members": members})
-        assert [one["role"] for one in assigned["crew"]] == ["lead", "member"]
-        assert (await lead.done("GET", here))["id"] == job["id"]
-        me = (await lead.done("GET", "/api/auth/profile"))["id"]
-        notified = await lead.done("GET", "/api/notifications?unread=true")
-        assert [one["kind"] for one in notified["notifications"]] == ["job_assigned"]
-        await lead.done("PATCH", f"{here}/crew/{me}/status", {"status": "checked_in"})
-        assert (await lead.ask("PATCH", f"{here}/milestones/arrived", {}))[0] == 409
-        started = await lead.done("PATCH", f"{here}/status", {"status": "in_progress"})
-        assert started["actualStart"]
-        assert (await roles["super_admin"].ask("DELETE", here))[0] == 400
-        await lead.done("PATCH", f"{here}/milestones/arrived", {})
-        await lead.done("POST", f"{here}/notes", {"text": "The piano is O'Brien's <b>own</b>"})
-        completed = await lead.done("PATCH", f"{here}/status", {"status": "completed"})
-        assert completed["actualEnd"] >= completed["actualStart"]
-        assert [one["name"] for one in completed["milestones"]] == ["arrived"]
-        assert (await lead.ask("PATCH", f"{here}/status", {"status": "in_progress"}))[0] == 409
-        week = await dispatcher.done("GET", f"/api/jobs/calendar/week/{DAY}")
-        assert job["id"] in [one["id"] for day in week["days"] for one in day["jobs"]]
-        assert (await dispatcher.done("GET", f"/api/jobs/job-number/{job['number']}"))["id"] == job["id"]
-        entries = (await roles["admin"].done("GET", "/api/audit?limit=100&resource=jobs"))["entries"]
-        assert {one["action"] for one in entries} == {"POST", "PATCH", "DELETE"}
-        kinds = []
-        async with asyncio.timeout(5):
-            while "jobCompleted" not in kinds:
-                message = await channel.get_message(ignore_subscribe_messages=True, timeout=1)
-                if message is not None:
-                    kinds.append(orjson.loads(message["data"])["type"])
+    here = f"/api/jobs/{job['id']}"
+    assert (await lead.ask("GET", here))[0] == 404
+    suggested = await dispatcher.done("POST", f"/api/crews/suggest/{job['id']}")
+    members = [one["member"] for one in suggested["crew"]]
+    assert len(members) == 2
+    assert (await dispatcher.ask("POST", f"{here}/crew", {"members": [customer["id"]]}))[0] == 400
+    assigned = await dispatcher.done("POST", f"{here}/crew", {"members": members})
+    assert [one["role"] for one in assigned["crew"]] == ["lead", "member"]
+    assert (await lead.done("GET", here))["id"] == job["id"]
+    me = (await lead.done("GET", "/api/auth/profile"))["id"]
+    notified = await lead.done("GET", "/api/notifications?unread=true")
+    assert [one["kind"] for one in notified["notifications"]] == ["job_assigned"]
+    await lead.done("PATCH", f"{here}/crew/{me}/status", {"status": "checked_in"})
+    assert (await lead.ask("PATCH", f"{here}/milestones/arrived", {}))[0] == 409
+    started = await lead.done("PATCH", f"{here}/status", {"status": "in_progress"})
+    assert started["actualStart"]
+    assert (await roles["super_admin"].ask("DELETE", here))[0] == 400
+    await lead.done("PATCH", f"{here}/milestones/arrived", {})
+    await lead.done("POST", f"{here}/notes", {"text": "The piano is O'Brien's <b>own</b>"})
+    completed = await lead.done("PATCH", f"{here}/status", {"status": "completed"})
+    assert completed["actualEnd"] >= completed["actualStart"]
+    assert [one["name"] for one in completed["milestones"]] == ["arrived"]
+    assert (await lead.ask("PATCH", f"{here}/status", {"status": "in_progress"}))[0] == 409
+    week = await dispatcher.done("GET", f"/api/jobs/calendar/week/{DAY}")
+    assert job["id"] in [one["id"] for day in week["days"] for one in day["jobs"]]
+    assert (await dispatcher.done("GET", f"/api/jobs/job-number/{job['number']}"))["id"] == job["id"]
+    entries = (await roles["admin"].done("GET", "/api/audit?limit=100&resource=jobs"))["entries"]
+    assert {one["action"] for one in entries} == {"POST", "PATCH", "DELETE"}
+    kinds: list[str] = []
+    async with asyncio.timeout(5):
+        while "jobCompleted" not in kinds:
+            told = await redis.xrange(LASTING, f"({before}")
+            kinds = [orjson.loads(fields["event"])["type"] for _, fields in told]
+            await asyncio.sleep(0.02)
     wanted = ["opportunityCreated", "estimateCreated", "jobCreated", "jobAssigned", "jobStatusChanged", "jobCompleted"]
     assert [kind for kind in kinds if kind in wanted] == wanted
 

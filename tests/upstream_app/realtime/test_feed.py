@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bson import ObjectId
@@ -17,7 +18,7 @@ from stack.process import ServerProcess
 from upstream_app import redis, settings
 from upstream_app.auth.permissions import Actor
 from upstream_app.events import LASTING, Events
-from upstream_app.realtime.feed import Feed, Told
+from upstream_app.realtime.feed import Feed, Told, place
 from upstream_app.realtime.presence import LEASES, Presence
 from upstream_app.redis import Client
 
@@ -78,9 +79,8 @@ async def test_all_readers_hear_all_in_one_order(store: Store) -> None:
     for number in range(300):
         writers[number % 2].publish("x", ["job:1", "user:2"], {"n": number})
     await until(lambda: len(first[1]) == 300 and len(second[1]) == 300)
-    assert (
-        [one.seq for one in first[1]] == [one.seq for one in second[1]] == sorted((o.seq for o in first[1]), key=_key)
-    )
+    seqs = [one.seq for one in first[1]]
+    assert seqs == [one.seq for one in second[1]] == sorted(seqs, key=place)
     for parity in (0, 1):
         assert [n for n in numbers(first[1]) if n % 2 == parity] == list(range(parity, 300, 2))
     assert first[1][0].rooms == ("job:1", "user:2")
@@ -104,12 +104,13 @@ async def test_while_the_store_is_away_events_wait(store: Store) -> None:
 
 async def test_an_answer_that_was_lost_tells_nothing_twice(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     (_, heard), events = await store.feed(), store.events()
-    asked, whole = 0, type(events._redis).eval
+    asked = 0
+    whole: Any = type(events._redis).eval
 
     async def loses(self: Client, *arguments: object) -> object:
         nonlocal asked
         asked += 1
-        answer = await whole(self, *arguments)  # type: ignore[misc, arg-type]
+        answer = await whole(self, *arguments)
         if asked % 2:
             raise RedisError("the answer was lost")
         return answer
@@ -150,7 +151,7 @@ async def test_a_killed_instance_loses_its_users(store: Store, monkeypatch: pyte
     assert await living.online() == sorted([str(ada.user), str(bob.user)])
     await killed.leave(bob)
     assert str(bob.user) in await living.online(), "with another socket"
-    for member in await client.zrange(LEASES, 0, -1):
+    for member in [str(one) for one in await client.zrange(LEASES, 0, -1)]:
         if member.endswith(killed._instance):
             await client.zadd(LEASES, {member: 1.0})
     await until(lambda: any("userOffline" in one.text for one in heard))
