@@ -6,7 +6,7 @@ COMMA := ,
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
 
-.PHONY: help setup run system test check format bench bench-limits bench-latency bench-breaker bench-resilience load soak lock clean
+.PHONY: help setup run system test check format bench bench-sockets soak-sockets bench-limits bench-latency bench-breaker bench-resilience load soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -59,6 +59,15 @@ build/runtime/.installed: requirements.lock pyproject.toml
 bench: setup system build/runtime/.installed ## CPU a request beside nginx, Envoy and others: ONLY=proxy,envoy CONNECTIONS=64,1000 SECONDS=10
 	@$(BIN)/python -m tests.bench --only "$(ONLY)" --connections "$(or $(CONNECTIONS),64$(COMMA)1000)" \
 		--seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),10)"
+	@$(if $(CONNECTIONS)$(ONLY),true,$(MAKE) --no-print-directory bench-sockets)
+
+bench-sockets: setup system build/runtime/.installed ## the same for WebSockets: ONLY=proxy,envoy CONNECTIONS=100,1000 SECONDS=10
+	@$(BIN)/python -m tests.bench.sockets --only "$(ONLY)" --connections "$(or $(CONNECTIONS),100$(COMMA)1000)" \
+		--seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),10)"
+
+soak-sockets: setup build/runtime/.installed ## SOCKETS=5000 open, a message a second each, for SECONDS=60
+	@$(BIN)/python -m tests.bench.sockets --soak "$(or $(SOCKETS),5000)" \
+		--seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)"
 
 bench-limits: setup ## decisions a second beside limits as it is, and memory a key
 	@$(BIN)/python -m tests.bench.limits

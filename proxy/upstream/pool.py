@@ -171,19 +171,28 @@ class Pool:
     async def _connect(self) -> None:
         connection = UpstreamConnection(self)
         self.stats.connects += 1
+        failure: Rejection | None = None
         try:
             async with asyncio.timeout(self._limits.connect):
                 await self._loop.create_connection(lambda: connection, self.host, self.port)
         except TimeoutError:
-            self._failed(UpstreamTimeout(f"no connection to the upstream within {self._limits.connect:g} s"))
+            failure = UpstreamTimeout(f"no connection to the upstream within {self._limits.connect:g} s")
         except (OSError, UnicodeError):
-            self._failed(UpstreamUnavailable("the upstream accepts no connection"))
+            failure = UpstreamUnavailable("the upstream accepts no connection")
+        self._no_more_connecting()
+        if failure is not None:
+            self._failed(failure)
+        elif self.closed:
+            connection.transport.abort()
         else:
-            if self.closed:
-                connection.transport.abort()
-                return
             self.open.add(connection)
             self.on_released(connection)
+
+    def _no_more_connecting(self) -> None:
+        """This task has its end: who asks from now on, even in what it calls, needs one of their own."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._connecting.discard(task)
 
     def _failed(self, rejection: Rejection) -> None:
         """One attempt failed: one who waits is told; the others have attempts of their own."""
