@@ -36,8 +36,8 @@ class Relay:
     """One direction: frames of one side, judged and written to the other."""
 
     __slots__ = (
-        "_decoder", "_dropping", "_from_client", "_key", "_key_at", "_message", "_rules", "_session", "_states",
-        "_utf8", "_whole", "closed", "reader",
+        "_checks", "_decoder", "_dropping", "_from_client", "_key", "_key_at", "_limits", "_message", "_most", "_rules",
+        "_session", "_utf8", "_whole", "closed", "reader",
     )  # fmt: skip
 
     def __init__(self, session: Session, *, from_client: bool, deflate: bool) -> None:
@@ -45,7 +45,9 @@ class Relay:
         self._session = session
         self._from_client = from_client
         self._rules = tuple(one for one in terms.rules if (one.client if from_client else one.upstream))
-        self._states = [[check.begin() for check in one.checks] for one in self._rules]
+        self._checks = tuple((check.judge, check.begin(), one) for one in self._rules for check in one.checks)
+        self._limits = tuple(one for one in self._rules if one.limit is not None)
+        self._most = terms.most
         self._whole = bool(self._rules) or (not from_client and terms.slow != "wait")
         """Whether messages go on whole or not at all: a rule judges them, or a slow client may miss some."""
         self._utf8 = terms.utf8
@@ -163,7 +165,11 @@ class Relay:
             if self._dropping:
                 self._dropping = bool(self.reader.message)
                 return
-            message = self._message = Message(first & 0x0F, self._from_client, session.terms.most)
+            opcode = first & 0x0F
+            if first & 0x80 and len(raw) <= self._most:
+                self._judge(Message.of(opcode, raw, head, self._from_client, self._most))
+                return
+            message = self._message = Message(opcode, self._from_client, self._most)
         message.add(raw, head)
         if message.size > session.terms.most or message.fragments > MAX_FRAGMENTS:
             self._message, self._dropping = None, bool(self.reader.message)
@@ -174,25 +180,25 @@ class Relay:
 
     def _judge(self, message: Message) -> None:
         session = self._session
-        exchange, now = session.exchange, session.now()
-        asked: list[MessageRule] = []
-        for rule, states in zip(self._rules, self._states, strict=True):
+        exchange, now = session.exchange, session.last_activity
+        failed: MessageRule | None = None
+        for judge, state, rule in self._checks:
+            if rule is failed:
+                continue
             try:
-                for check, state in zip(rule.checks, states, strict=True):
-                    check.judge(state, exchange, message, now)
+                judge(state, exchange, message, now)
             except Rejection as rejection:
                 if session.refused(rule, rejection, self):
                     return
-            if rule.limit is not None:
-                asked.append(rule)
-        if self._utf8 and message.is_text and not message.raws[0][0][0] & RSV1:
+                failed = rule
+        if self._utf8 and message.opcode == TEXT and not message.raws[0][0][0] & RSV1:
             try:
                 _ = message.payload
             except InvalidPayload as rejection:
                 session.violate(rejection, self)
                 return
-        if asked:
-            self._ask(asked, message)
+        if self._limits:
+            self._ask(self._limits, message)
         else:
             self._pass(message)
 
@@ -203,7 +209,7 @@ class Relay:
         session.stats.count(self._from_client)
         session.write(self, message.whole)
 
-    def _ask(self, asked: list[MessageRule], message: Message) -> None:
+    def _ask(self, asked: tuple[MessageRule, ...], message: Message) -> None:
         """The limits that all sidecars share; nothing more of this side is looked at before they have answered."""
         session = self._session
         charges: list[Charge] = []

@@ -68,7 +68,7 @@ class Sockets(Attempts):
     def on_tunnel_data(self, data: bytes) -> None:
         session = self.session
         if session is not None:
-            self._current().bytes_out += len(data)
+            session.exchange.bytes_out += len(data)
             session.on_upstream_data(data)
             if session.over:
                 self._finish(clean=False)
@@ -87,7 +87,7 @@ class Sockets(Attempts):
     def on_tunnel_client_data(self, data: bytes) -> None:
         session = self.session
         if session is not None:
-            self._current().bytes_in += len(data)
+            session.exchange.bytes_in += len(data)
             session.on_client_data(data)
             if session.over:
                 self._finish(clean=False)

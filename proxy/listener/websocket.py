@@ -56,6 +56,7 @@ class Session:
         "_listener",
         "_ping_state",
         "_pinged",
+        "_time",
         "_upstream",
         "_upstream_gone",
         "_waiting_close",
@@ -87,6 +88,7 @@ class Session:
         self.stats = stats
         self._client = client
         self._listener = client.listener
+        self._time = client.listener.loop.time
         self._upstream = upstream
         self._upstream_gone = False
         """Whether nothing more can be, or is to be, written to it."""
@@ -111,29 +113,28 @@ class Session:
         return self.closing or self._waiting_close is not None
 
     def now(self) -> float:
-        return self._listener.loop.time()
+        return self._time()
 
     # bytes
 
     def on_client_data(self, data: bytes) -> None:
         self.stats.bytes_in += len(data)
-        self.last_activity = self.heard = self.now()
+        self.last_activity = self.heard = self._time()
         self._feed(self.from_client, data)
-        if self.from_client.reader.paused and self.from_client.reader.held > MAX_KEPT:
-            self.hold(self.from_client)
 
     def on_upstream_data(self, data: bytes) -> None:
         self.stats.bytes_out += len(data)
-        self.last_activity = self.now()
+        self.last_activity = self._time()
         self._feed(self.from_upstream, data)
-        if self.from_upstream.reader.paused and self.from_upstream.reader.held > MAX_KEPT:
-            self.hold(self.from_upstream)
 
     def _feed(self, relay: Relay, data: bytes) -> None:
         if self.over:
             return
+        reader = relay.reader
         try:
-            relay.reader.feed(data)
+            reader.feed(data)
+            if reader.paused and reader.held > MAX_KEPT:
+                self.hold(relay)
         except ProtocolError as error:
             self.exchange.failure = self.exchange.failure or "websocket-protocol"
             if relay is self.from_client:

@@ -37,7 +37,7 @@ def terms_of(
         close_timeout=model.close_timeout,
         slow=model.slow,
         buffer=model.buffer,
-        pings=Rate(model.pings, "pings", lambda message: 1),
+        pings=Rate(model.pings, "pings"),
     )
 
 
@@ -80,9 +80,9 @@ def message_rule(name: str, model: MessageRuleModel, on_verdict: OnVerdict, *, p
     )
 
 
-def _cost(field: str, costs: Mapping[str, int]) -> Callable[[Message], int]:
+def _cost(field: str, costs: Mapping[str, int]) -> Callable[[Message], int] | None:
     if not costs:
-        return lambda message: 1
+        return None
     return lambda message: costs.get(type_of(message, field), costs.get("*", 1))
 
 

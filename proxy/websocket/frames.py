@@ -15,6 +15,8 @@ RSV1 = 0x40
 NORMAL, GOING_AWAY, PROTOCOL, INVALID, POLICY, TOO_BIG, RESTART, AGAIN, BAD_GATEWAY = (
     1000, 1001, 1002, 1007, 1008, 1009, 1012, 1013, 1014,
 )  # fmt: skip
+WHOLE = (0x80 | TEXT, 0x80 | BINARY)
+"""First bytes of messages of one frame: nearly all that comes."""
 SENDABLE = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)})
 """Section 7.4, and the codes registered since; 1005, 1006 and 1015 never stand on the wire."""
 
@@ -68,6 +70,17 @@ class FrameReader:
 
     def feed(self, data: bytes) -> None:
         """Raises ProtocolError as soon as a head says enough. While `paused`, what comes is kept."""
+        if not (self._parts or self.left or self.paused or self.message) and len(data) > 5 and data[0] in WHOLE:
+            second = data[1]
+            length, head = second & 0x7F, 2
+            if length == 126:
+                length, head = data[2] << 8 | data[3], 4
+            if self._masked:
+                head += 4
+            shortest = length < 126 if head in (2, 6) else length > 125
+            if shortest and head + length == len(data) and second & 0x80 == self._masked:
+                self._sink.on_frame(data[0], data, head)
+                return
         if self._parts:
             self._parts.append(data)
             self._kept += len(data)

@@ -31,6 +31,15 @@ class Message:
         self._payload: bytes | None = None
         self._json: Any = None
 
+    @classmethod
+    def of(cls, opcode: int, raw: bytes, head: int, masked: bool, inflated_most: int) -> Message:
+        """One of a single frame."""
+        made = cls(opcode, masked, inflated_most)
+        made.raws.append((raw, head))
+        made.size = len(raw) - head
+        made.fragments = 1
+        return made
+
     def add(self, raw: bytes, head: int) -> None:
         self.raws.append((raw, head))
         self.size += len(raw) - head

@@ -53,9 +53,11 @@ class Rate:
 
     reads = False
 
-    def __init__(self, rates: Sequence[tuple[int, int]], noun: str, cost: Callable[[Message], int]) -> None:
-        """`rates` are amounts and windows in milliseconds."""
-        self._rates = tuple((amount, window / 1000) for amount, window in rates)
+    def __init__(
+        self, rates: Sequence[tuple[int, int]], noun: str, cost: Callable[[Message], int] | None = None
+    ) -> None:
+        """`rates` are amounts and windows in milliseconds; a message costs 1 where nothing is said."""
+        self._rates = tuple((amount, window / 1000, window / 1000 / amount) for amount, window in rates)
         self._noun = noun
         self._cost = cost
 
@@ -63,12 +65,13 @@ class Rate:
         return [0.0] * len(self._rates)
 
     def judge(self, state: list[float], exchange: Exchange, message: Message, now: float) -> None:
-        self.take(state, self._cost(message), now)
+        self.take(state, 1 if self._cost is None else self._cost(message), now)
 
     def take(self, state: list[float], cost: int, now: float) -> None:
         after = []
-        for at, (amount, window) in enumerate(self._rates):
-            full = max(state[at], now) + cost * window / amount
+        for at, (amount, window, each) in enumerate(self._rates):
+            before = state[at]
+            full = (before if before > now else now) + cost * each
             wait = full - now - window
             if wait > 1e-6:
                 raise RateLimited(
