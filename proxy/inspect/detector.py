@@ -1,0 +1,189 @@
+"""How much a value looks like an attack: signatures and libinjection over what it decodes to, as findings with scores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import libinjection
+import re2
+
+from proxy.inspect.decoding import canonical, from_base64, squeezed, unquoted, without_comments
+from proxy.inspect.signatures import SHORT, SIGNATURES, Signature
+
+MAX_VALUE = 1024 * 1024
+SQL_MOST, HTML_MOST = 16 * 1024, 64 * 1024
+"""Longest values that libinjection is asked about; what is longer is asked about by its ends."""
+HARMLESS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,-+:@/?~"
+"""What alone can't break out of anything; words are still looked at."""
+_BASE64_FROM = 12
+SQL_START, SQL_WORDS, SPLIT = "hint.sql-start", "hint.sql-words", "hint.split"
+HINTS = (
+    Signature(
+        SQL_START, "hint", 0,
+        r"\bunion\b.{0,40}\bselect\b|^\W*\d+\W*(?:or|and|having|order|group|xor|div|like)\b|\bselect\b.+\bfrom\b|--",
+    ),
+    Signature(
+        SQL_WORDS, "hint", 0,
+        r"\b(?:select|union|insert|update|delete|drop|from|where|and|or|xor|like|sleep|benchmark|waitfor|having|order|exec"
+        r"|declare|null|true|false|in|is|not|between|limit|case|concat|char|ascii|substr|if|div|mod|rlike|regexp|sounds)\b"
+        r"|\|\||&&|=|--|#|/\*|;",
+    ),
+    Signature(SPLIT, "hint", 0, r"[\w/]['\"\\^][\w/'\"]|\$[@*]"),
+)  # fmt: skip
+"""Not of attacks: they tell, in the one pass, what else is worth a look (libinjection; words as a shell joins them)."""
+_VOID = re.compile(r"javascript:\s*(?:void\s*\(?\s*0?\s*\)?|;|#|//)\s*;?")
+_HTML_DOCTYPE = re.compile(r"<!doctype\s+html(?:\s+public\s+\"-//(?:w3c|ietf)//[^>]*)?>")
+_STRONG_SQL = re.compile(r"[UETBX].|^[s1]\)?[&o;k].{2,}|^[s1]&[1s(f]|[)k&;]c$")
+_WEAK_SQL = re.compile(
+    r"^(?:s?n?c|[1snfvo]c|s[&o]s|so[sn1]|[1n][&o]n|s[&o]n|sns.*|s&sn|sn&s|ns&s|s&so?|1os|1so|so1|1o[1n]|1&1|nc|.?n[&o].*)$"
+)
+"""Fingerprints that a sentence has as easily as an injection; they count less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`name` is a signature's; `layers` how often the value had to be decoded."""
+
+    name: str
+    kind: str
+    score: float
+    layers: int = 0
+
+
+_PROTOTYPE = Finding("node.prototype", "node", 5)
+_PROTOTYPES = re.compile(r"__proto__|constructor[.\[]+prototype")
+_OPERATOR = re.compile(
+    r"^\$(?:where|ne|eq|gte?|lte?|n?in|regex|or|and|not|nor|exists|expr|function|elemMatch|mod|all|jsonSchema|accumulator"
+    r"|lookup|out|merge)$"
+    r"|\[\$(?:where|ne|eq|gte?|lte?|n?in|regex|or|and|not|nor|exists|expr|elemMatch|mod|all|type|size)\]"
+    r"|\.\$(?:where|ne|gte?|lte?|n?in|regex|exists)$"
+)
+
+
+class Detector:
+    """For one paranoia level; immutable, so all routes of that level share one."""
+
+    def __init__(self, level: int = 1) -> None:
+        self.level = level
+        self._signatures = (*HINTS, *(one for one in SIGNATURES if one.level <= level))
+        self._set = _compiled(self._signatures)
+        self._squeezed = tuple(
+            one for one in self._signatures if one.name in ("xss.scheme", "xss.handler", "xss.script")
+        )
+        self._squeezed_set = _compiled(self._squeezed)
+        self._shell = tuple(one for one in self._signatures if one.kind in ("command", "traversal"))
+        self._shell_set = _compiled(self._shell)
+        self._prose_from = {1: 12, 2: 30}.get(level, 10**9)
+
+    def look(self, value: str, place: str) -> list[Finding]:
+        """What is found in a value that was decoded once, as its place has it."""
+        if value.isascii() and value.isalnum():
+            if value.startswith("rO0AB"):
+                return [Finding("java.object", "java", 5)]
+            hidden = from_base64(value) if len(value) >= _BASE64_FROM else None
+            return self._look_deeper(hidden, place) if hidden is not None else []
+        left = value.encode("utf-8", "surrogatepass").translate(None, HARMLESS)
+        if left:
+            if len(left) <= 2 and left in (b"=", b"==") and (hidden := from_base64(value)) is not None:
+                return self._look_deeper(hidden, place)
+            return self._look(value, place)
+        if len(value) >= _BASE64_FROM and " " not in value and (hidden := from_base64(value)) is not None:
+            return self._look_deeper(hidden, place)
+        text = value.lower()
+        found = self._search(self._set, self._signatures, text, place, {})
+        findings = [Finding(one.name, one.kind, one.score) for one in found.values() if one.score]
+        if SQL_START in found:
+            findings += self._injected(text, place, 0, prose=self._is_prose(text, place), known=set())
+        return findings
+
+    def look_at_name(self, name: str, place: str) -> list[Finding]:
+        """A parameter's or a member's name: an operator there is one, whatever its value says."""
+        if name.isascii() and (name.isalnum() or name.replace("_", "").replace("-", "").isalnum()):
+            return [_PROTOTYPE] if name == "__proto__" else []
+        if _OPERATOR.search(name):
+            return [Finding("nosql.name", "nosql", 5)]
+        if _PROTOTYPES.search(name):
+            return [_PROTOTYPE]
+        return self.look(name, place)
+
+    def _look_deeper(self, hidden: str, place: str) -> list[Finding]:
+        """Of what was hidden in Base64, once."""
+        return [Finding(one.name, one.kind, one.score, one.layers + 1) for one in self._look(hidden, place)]
+
+    def _is_prose(self, text: str, place: str) -> bool:
+        return place not in SHORT and text.count(" ") >= self._prose_from
+
+    def _look(self, value: str, place: str) -> list[Finding]:
+        text, layers = canonical(value[:MAX_VALUE])
+        if "javascript:" in text:
+            text = _VOID.sub("", text)
+        if "<!doctype" in text:
+            text = _HTML_DOCTYPE.sub("", text)
+        found = self._search(self._set, self._signatures, text, place, {})
+        if "/*" in text:
+            self._search(self._set, self._signatures, without_comments(text), place, found)
+        if "<" in text or "script" in text:
+            narrow = squeezed(text)
+            if narrow != text:
+                self._search(self._squeezed_set, self._squeezed, narrow, place, found)
+        if SPLIT in found:
+            bare = unquoted(text)
+            if bare != text:
+                self._search(self._shell_set, self._shell, bare, place, found)
+        prose = self._is_prose(text, place)
+        findings = [
+            Finding(one.name, one.kind, one.score - 2 if one.soft and prose else one.score, layers)
+            for one in found.values()
+            if one.score
+        ]
+        if SQL_WORDS in found or "<" in text:
+            known = {one.kind for one in found.values()}
+            findings += self._injected(text, place, layers, prose=prose, known=known, sql=SQL_WORDS in found)
+        return findings
+
+    def _search(
+        self, patterns: re2.Set, names: tuple[Signature, ...], text: str, place: str, found: dict[str, Signature]
+    ) -> dict[str, Signature]:
+        for index in patterns.Match(text) or ():
+            one = names[index]
+            if one.places is None or place in one.places:
+                found[one.name] = one
+        return found
+
+    def _injected(
+        self, text: str, place: str, layers: int, *, prose: bool, known: set[str], sql: bool = True
+    ) -> Iterable[Finding]:
+        """What libinjection's tokenizers say: of SQL by the fingerprint, of HTML by its parser's state."""
+        if len(text) > SQL_MOST:
+            pieces = [text[: SQL_MOST // 2], text[-SQL_MOST // 2 :]]
+        else:
+            pieces = [text]
+        for piece in pieces if sql else ():
+            told = libinjection.is_sql_injection(piece)
+            if told["is_sqli"]:
+                print_ = told["fingerprint"]
+                weak = prose or not _STRONG_SQL.search(print_) or bool(_WEAK_SQL.match(print_))
+                yield Finding(
+                    f"sql.fingerprint.{told['fingerprint']}", "sql", (3 if place in SHORT else 2) if weak else 5, layers
+                )
+                break
+        if "<" in text and "xss" not in known:
+            told = libinjection.is_xss(text[-HTML_MOST:] if len(text) > HTML_MOST else text)
+            if told["is_xss"]:
+                yield Finding("xss.parsed", "xss", 5 if place in SHORT else 2, layers)
+
+
+def _compiled(signatures: tuple[Signature, ...]) -> re2.Set:
+    options = re2.Options()
+    options.max_mem = 64 << 20
+    options.log_errors = False
+    made = re2.Set.SearchSet(options)
+    for one in signatures:
+        try:
+            made.Add(one.pattern)
+        except re2.error as error:
+            raise ValueError(f"the pattern of {one.name}: {error}") from None
+    made.Compile()
+    return made

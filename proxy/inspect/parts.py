@@ -1,0 +1,94 @@
+"""A request as the values that its application will read: each with its place, a pointer to it, and decoded once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from proxy.inspect.decoding import percent
+
+MAX_DEPTH = 64
+_URL = re.compile(r"(?:[a-zA-Z][a-zA-Z0-9+.-]{1,20}:)?//[^\s<>\"'`\\(){}|^;]+$")
+_PAIRS = re.compile(r"[?&]?[\w.\[\]%-]{1,60}=[^&\s]*(?:&[\w.\[\]%~-]{1,60}=[^&\s]*)+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`pointer` is a parameter's name, or a JSON Pointer (RFC 6901) into it; `key` is whether a name is meant."""
+
+    place: str
+    pointer: str
+    value: str
+    key: bool = False
+
+
+def pairs(raw: str, separator: str = "&") -> Iterator[tuple[str, str]]:
+    """Names and values of a query or a form, decoded once as forms are (WHATWG URL section 5.1)."""
+    for item in raw.split(separator):
+        if item:
+            name, _, value = item.partition("=")
+            yield decoded(name), decoded(value)
+
+
+def decoded(text: str) -> str:
+    """Percent signs and plus, once; what is no UTF-8 is read as lenient decoders do, so that nothing is lost."""
+    if "+" in text:
+        text = text.replace("+", " ")
+    return percent(text) if "%" in text else text
+
+
+def unfolded(place: str, pointer: str, value: str, depth: int = 0) -> Iterator[Part]:
+    """A value that is itself JSON, a URL or a query is read as such: its own parts, and not its punctuation."""
+    first = value[:1]
+    if first in ("{", "[") and depth < 3:
+        try:
+            found = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            found = None
+        if isinstance(found, dict | list):
+            yield from of_json(place, pointer, found, depth + 1)
+            return
+    if "=" in value and depth < 3 and len(value) < 16_384:
+        if _URL.match(value):
+            address, _, rest = value.partition("?")
+            rest, _, fragment = rest.partition("#")
+            yield Part(place, pointer, address)
+            for name, one in pairs(rest):
+                yield from unfolded(place, f"{pointer}/{name}", one, depth + 1)
+            if fragment:
+                yield Part(place, pointer, decoded(fragment))
+            return
+        if "&" in value and _PAIRS.match(value):
+            for name, one in pairs(value.lstrip("?&")):
+                yield Part(place, pointer, name, key=True)
+                yield from unfolded(place, f"{pointer}/{name}", one, depth + 1)
+            return
+    yield Part(place, pointer, value)
+
+
+def of_json(place: str, pointer: str, value: Any, depth: int = 0) -> Iterator[Part]:
+    """Strings and names, without recursion over the tree."""
+    stack: list[tuple[str, Any]] = [(pointer, value)]
+    while stack:
+        where, one = stack.pop()
+        if isinstance(one, str):
+            if one:
+                yield from unfolded(place, where, one, depth + 1)
+        elif isinstance(one, dict):
+            for name, below in one.items():
+                if name:
+                    yield Part(place, where, name, key=True)
+                if below is not None and not isinstance(below, bool | int | float):
+                    stack.append((f"{where}/{escaped(name)}", below))
+        elif isinstance(one, list):
+            for index, below in enumerate(one):
+                if isinstance(below, str | dict | list):
+                    stack.append((f"{where}/{index}", below))
+
+
+def escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1") if "~" in name or "/" in name else name
