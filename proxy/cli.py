@@ -18,6 +18,7 @@ from proxy import __version__
 from proxy.app import serve
 from proxy.exchange import Exchange
 from proxy.headers import Headers
+from proxy.inspecting import inspected
 from proxy.policy.compile import Shared, compile_policy
 from proxy.policy.findings import PolicyError
 from proxy.policy.load import load
@@ -162,3 +163,16 @@ def routes(path: Path, method: str, host: str, lines: tuple[str, ...], target: s
         return 0
 
     sys.exit(asyncio.run(look()))
+
+
+@main.command()
+@policy_option
+@click.argument("request_file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--all", "every", is_flag=True, help="Show values of which nothing is found, too.")
+def inspect(path: Path, request_file: Path, every: bool) -> None:
+    """What inspection makes of each value of an HTTP request in a file (head, empty line, body)."""
+    policy = _load(path)
+    lines, refused = inspected(policy, request_file.read_bytes(), every=every)
+    for line in lines:
+        click.echo(line)
+    sys.exit(3 if refused else 0)

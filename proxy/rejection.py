@@ -111,6 +111,20 @@ class UnsupportedMediaType(Rejection):
     status, close_code, reason, title = 415, 1003, "unsupported-media-type", "Unsupported media type"
 
 
+class InvalidBody(Rejection):
+    """A body that is not what its media type says, or says it in more than one way."""
+
+    status, close_code, reason, title = 400, 1007, "invalid-body", "Invalid body"
+    remedy = "Send a well-formed body of the media type that it is declared as."
+
+
+class AttackSuspected(Rejection):
+    """What was sent has the structure of an attack."""
+
+    status, close_code, reason, title = 403, 1008, "attack-suspected", "Refused by inspection"
+    remedy = "If this is honest, give the operator the request id: rules can be excluded by parameter and route."
+
+
 class ExpectationFailed(Rejection):
     status, close_code, reason, title = 417, 1002, "expectation-failed", "Expectation failed"
     remedy = "The only expectation known is 100-continue (RFC 9110 section 10.1.1)."

@@ -3,6 +3,7 @@
 from proxy.filters.bans import Bans, UserBans
 from proxy.filters.cors import Cors
 from proxy.filters.identity import Identity
+from proxy.filters.inspection import Inspection
 from proxy.filters.ip_access import IpAccess
 from proxy.filters.request_id import RequestId
 from proxy.filters.request_limits import RequestLimits
@@ -12,6 +13,7 @@ from proxy.filters.websocket import WebSocketAccess
 
 ORDER = (
     RequestId, SecurityHeaders, IpAccess, Bans, Cors, WebSocketAccess, Identity, UserBans, Throttle, RequestLimits,
+    Inspection,
 )  # fmt: skip
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "Bans",
     "Cors",
     "Identity",
+    "Inspection",
     "IpAccess",
     "RequestId",
     "RequestLimits",

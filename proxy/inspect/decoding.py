@@ -27,7 +27,8 @@ _ALIKE = {
     0x2044: 0x2F,
 }
 """Characters that careless code folds to others; 0x560A and 0x560D lose their upper byte."""
-_BASE64 = re.compile(r"[A-Za-z0-9+/]{12,}={0,2}|[A-Za-z0-9_-]{12,}={0,2}")
+_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]+ ?){1,4}={0,2}|[A-Za-z0-9_-]+={0,2}")
+_RUN = re.compile(r"[A-Za-z0-9+/]{16}")
 _COMMENT = re.compile(r"/\*!\d{0,6}|/\*[^*]{0,400}(?:\*[^*/][^*]{0,400}){0,20}\*/|\*/")
 _SPACE = re.compile(r"[\s\x00-\x20\x7f\xa0]+")
 
@@ -116,15 +117,17 @@ def squeezed(text: str) -> str:
 
 
 def from_base64(text: str) -> str | None:
-    """What it says, where it is Base64 of text."""
-    if not 12 <= len(text) <= MAX_BASE64 or not _BASE64.fullmatch(text):
+    """What it says, where it is Base64 of text; a plus may have become a space."""
+    if not 8 <= len(text) <= MAX_BASE64 or (" " in text and not _RUN.search(text)):
         return None
-    raw = text.rstrip("=").replace("-", "+").replace("_", "/")
+    if not _BASE64.fullmatch(text):
+        return None
+    raw = text.rstrip("=").replace("-", "+").replace("_", "/").replace(" ", "+")
     if len(raw) % 4 == 1:
         return None
     try:
         found = base64.b64decode(raw + "=" * (-len(raw) % 4)).decode()
     except (binascii.Error, UnicodeDecodeError):
         return None
-    printable = sum(one.isprintable() or one in "\r\n\t" for one in found)
+    printable = sum(one.isprintable() or one in "\r\n\t\x00" for one in found)
     return found if printable == len(found) else None

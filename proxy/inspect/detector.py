@@ -1,4 +1,4 @@
-"""How much a value looks like an attack: signatures and libinjection over what it decodes to, as findings with scores."""
+"""How much a value looks like an attack: signatures and libinjection over what it decodes to, as scored findings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SQL_MOST, HTML_MOST = 16 * 1024, 64 * 1024
 """Longest values that libinjection is asked about; what is longer is asked about by its ends."""
 HARMLESS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,-+:@/?~"
 """What alone can't break out of anything; words are still looked at."""
-_BASE64_FROM = 12
+_BASE64_FROM = 8
 SQL_START, SQL_WORDS, SPLIT = "hint.sql-start", "hint.sql-words", "hint.split"
 HINTS = (
     Signature(
@@ -33,9 +33,10 @@ HINTS = (
     Signature(SPLIT, "hint", 0, r"[\w/]['\"\\^][\w/'\"]|\$[@*]"),
 )  # fmt: skip
 """Not of attacks: they tell, in the one pass, what else is worth a look (libinjection; words as a shell joins them)."""
+_TAG = re.compile(r"<[^<>]*>")
 _VOID = re.compile(r"javascript:\s*(?:void\s*\(?\s*0?\s*\)?|;|#|//)\s*;?")
 _HTML_DOCTYPE = re.compile(r"<!doctype\s+html(?:\s+public\s+\"-//(?:w3c|ietf)//[^>]*)?>")
-_STRONG_SQL = re.compile(r"[UETBX].|^[s1]\)?[&o;k].{2,}|^[s1]&[1s(f]|[)k&;]c$")
+_STRONG_SQL = re.compile(r"X|[UETB].|^[s1]\)?[&o;k].{2,}|^[s1]&[1s(f]|[)k&;]c$")
 _WEAK_SQL = re.compile(
     r"^(?:s?n?c|[1snfvo]c|s[&o]s|so[sn1]|[1n][&o]n|s[&o]n|sns.*|s&sn|sn&s|ns&s|s&so?|1os|1so|so1|1o[1n]|1&1|nc|.?n[&o].*)$"
 )
@@ -73,6 +74,8 @@ class Detector:
             one for one in self._signatures if one.name in ("xss.scheme", "xss.handler", "xss.script")
         )
         self._squeezed_set = _compiled(self._squeezed)
+        self._torn = tuple(one for one in self._signatures if one.name in ("xss.breakout", "xss.attribute"))
+        self._torn_set = _compiled(self._torn)
         self._shell = tuple(one for one in self._signatures if one.kind in ("command", "traversal"))
         self._shell_set = _compiled(self._shell)
         self._prose_from = {1: 12, 2: 30}.get(level, 10**9)
@@ -89,7 +92,7 @@ class Detector:
             if len(left) <= 2 and left in (b"=", b"==") and (hidden := from_base64(value)) is not None:
                 return self._look_deeper(hidden, place)
             return self._look(value, place)
-        if len(value) >= _BASE64_FROM and " " not in value and (hidden := from_base64(value)) is not None:
+        if len(value) >= _BASE64_FROM and (hidden := from_base64(value)) is not None:
             return self._look_deeper(hidden, place)
         text = value.lower()
         found = self._search(self._set, self._signatures, text, place, {})
@@ -128,6 +131,8 @@ class Detector:
             narrow = squeezed(text)
             if narrow != text:
                 self._search(self._squeezed_set, self._squeezed, narrow, place, found)
+        if "<" in text and ">" in text:
+            self._search(self._torn_set, self._torn, _TAG.sub("", text), place, found)
         if SPLIT in found:
             bare = unquoted(text)
             if bare != text:
@@ -156,10 +161,8 @@ class Detector:
         self, text: str, place: str, layers: int, *, prose: bool, known: set[str], sql: bool = True
     ) -> Iterable[Finding]:
         """What libinjection's tokenizers say: of SQL by the fingerprint, of HTML by its parser's state."""
-        if len(text) > SQL_MOST:
-            pieces = [text[: SQL_MOST // 2], text[-SQL_MOST // 2 :]]
-        else:
-            pieces = [text]
+        half = SQL_MOST // 2
+        pieces = [text] if len(text) <= SQL_MOST else [text[:half], text[-half:]]
         for piece in pieces if sql else ():
             told = libinjection.is_sql_injection(piece)
             if told["is_sqli"]:

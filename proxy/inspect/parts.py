@@ -13,17 +13,22 @@ from proxy.inspect.decoding import percent
 
 MAX_DEPTH = 64
 _URL = re.compile(r"(?:[a-zA-Z][a-zA-Z0-9+.-]{1,20}:)?//[^\s<>\"'`\\(){}|^;]+$")
+_TORN = re.compile(r"<|%3c|&(?:amp;)?(?:lt|gt|#)", re.I)
 _PAIRS = re.compile(r"[?&]?[\w.\[\]%-]{1,60}=[^&\s]*(?:&[\w.\[\]%~-]{1,60}=[^&\s]*)+$")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`pointer` is a parameter's name, or a JSON Pointer (RFC 6901) into it; `key` is whether a name is meant."""
+    """`pointer` is a parameter's name, or a JSON Pointer (RFC 6901) into it; `key` is whether a name is meant.
+
+    `only` is the one kind of finding that counts, where several values are looked at as one.
+    """
 
     place: str
     pointer: str
     value: str
     key: bool = False
+    only: str = ""
 
 
 def pairs(raw: str, separator: str = "&") -> Iterator[tuple[str, str]]:
@@ -32,6 +37,11 @@ def pairs(raw: str, separator: str = "&") -> Iterator[tuple[str, str]]:
         if item:
             name, _, value = item.partition("=")
             yield decoded(name), decoded(value)
+
+
+def torn(raw: str) -> bool:
+    """Whether markup may lie over several parameters, since an entity's ampersand parted it."""
+    return "&" in raw and _TORN.search(raw) is not None
 
 
 def decoded(text: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 SHORT = frozenset({"path", "query", "header", "cookie", "agent"})
 """Places where nobody writes prose or markup."""
+WRITTEN = frozenset({"form", "json", "multipart", "message"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ SIGNATURES: tuple[Signature, ...] = (
         r"^\s*\(?\s*(?:select\s+.+\sfrom\s+[\w.]+\s*(?:$|;|where\b|limit\b|--)|insert\s+into\s+[\w.]+\s*(?:\(|values\b|select\b)"
         r"|update\s+[\w.]+\s+set\s+\w+\s*=|delete\s+from\s+[\w.]+\s*(?:where\s+\w+\s*=|;|$|--)|declare\s+@\w"
         r"|drop\s+(?:table|database|schema)\s+[\w.]+\s*(?:;|$|--))",
-        places=SHORT - {"agent"} | {"form"},
+        places=SHORT - {"agent"} | {"form", "multipart"},
     ),
     Signature(
         "sql.tautology-number",
@@ -170,7 +171,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "sql",
         3,
         r"['\"`)]\s*\)*\s*(?:--(?:\s|$|\+)|#\s*$|/\*|;\s*%00|;\s*$)",
-        places=SHORT | {"form", "json"},
+        places=SHORT | WRITTEN,
         soft=True,
     ),
     Signature(
@@ -201,8 +202,8 @@ SIGNATURES: tuple[Signature, ...] = (
         "xss.attribute",
         "xss",
         4,
-        r"^[^<>]{0,40}\b" + _EVENTS + r"\s*=\s*[\"'`]?\s*[^\s\"'`]{0,60}[(`]",
-        places=SHORT | {"form", "json"},
+        r"^[^<]{0,40}\b" + _EVENTS + r"\s*=\s*[\"'`]?\s*[^\s\"'`]{0,60}[(`]",
+        places=SHORT | WRITTEN,
     ),
     Signature(
         "xss.element",
@@ -267,7 +268,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "xss",
         4,
         r"<\s*style\b|style\s*=\s*[\"']?[^\"'>]*(?:expression\s*\(|url\s*\(\s*[\"']?\s*javascript)|@import\s+[\"'(u]",
-        places=SHORT | {"form"},
+        places=SHORT | {"form", "multipart"},
     ),
     Signature(
         "xss.entity", "xss", 3, r"&(?:colon|lpar|rpar|tab|newline|lt|quot)(?:;|\b)|&#x?0*[0-9a-f]{2,3};?[^;]{0,5}&#"
@@ -345,7 +346,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "command",
         5,
         r"^[\s\w.:@/'\"-]{0,60}(?:;|\|{1,2}|&&?|`|\$\(|\n|\r|%0a)+\s*(?:/?(?:usr/)?s?bin/)?(?:id|ls|dir|ps|pwd|env|set|who|w|cat|whoami|ver|date|uptime|ipconfig|ifconfig|netstat|uname|hostname|sleep\s+\d+|ping\s+\S+)\s*(?:;|\|{1,2}|&|`|\)|#|\n|\r|'|\"|$)+\s*$",
-        places=SHORT | {"form", "json"},
+        places=SHORT | WRITTEN,
     ),
     Signature(
         "cmd.echo", "command", 5, r"^\W{0,6}(?:;|\|{1,2}|&&?|`)\s*(?:echo|print|printf)\s+[\w'\"$-]+\s*(?:[;|&`>]|$)"
@@ -401,7 +402,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "command",
         5,
         r"^\s*(?:sleep\s+\d+|ls\s+-\w+(?:\s|$)|netstat\s+-\w+|ipconfig\s*/\w+|ifconfig(?:\s|$)|ping\s+-\w\s*\d+|net\s+(?:user|view|localgroup|share|start)(?:\s*$|\s.*/\w)|nc\s+-\w+|perl\s+-e\b|python[23]?\s+-c\b|php\s+-r\b|ruby\s+-r?e\b|reg\s+(?:add|query)\s|dir\s+[a-z]:\\|whoami(?:\s|$)|uname\s+-\w|cat\s+\S*/\S+|netsh\s+\w+\s+\w+|(?:wget|curl)\s+(?:-\w+\s+)*(?:https?://|ftp://)\S+\s*$|ps\s+-?aux|id;|chmod\s+[0-7+]|rm\s+-r?f|/?(?:usr/)?bin/(?:id|ls|cat|sh|bash|whoami|nc|perl|python|uname|ping)\b)\s*",
-        places=SHORT | {"form", "json"},
+        places=SHORT | WRITTEN,
     ),
     # Code of other languages
     Signature(
@@ -409,7 +410,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "php",
         5,
         r"^[\s;|&'\"`{$)]*(?:eval|exec|system|passthru|shell_exec|popen|assert|phpversion|phpinfo|print_r|include|require)\s*\(\s*(?:['\"$`]|\)\s*;?\s*(?://)?$)|\$\{\s*(?:phpinfo|sleep|system|print|exec)\s*\(",
-        places=SHORT | {"form", "json"},
+        places=SHORT | WRITTEN,
     ),
     Signature(
         "php.code",
@@ -498,7 +499,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "mail",
         5,
         r"[\r\n]+\s*(?:rcpt\s+to|mail\s+from)\s*:|^[^\s]{0,80}[\r\n]+\s*(?:bcc|cc|to|from|reply-to|content-type|mime-version|subject)\s*:\s*\S[^\r\n]*$|[\r\n]\s*b?cc\s*:\s*\S+@|^[\r\n]+\s*(?:quit|data|rset|noop|vrfy|expn|help|ehlo|helo|auth)\b|[\r\n]\s*\.\s*[\r\n]+\s*(?:quit|mail|data)|[\r\n]\s*[a-z]{0,4}\d{1,5}\s+(?:capability|fetch|login|logout|list|select|examine|search|noop|create|delete|status|append|store|copy|uid|lsub|expunge)\b",
-        places=SHORT | {"form", "json"},
+        places=SHORT | WRITTEN,
     ),
     Signature(
         "ssi",
@@ -527,7 +528,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "crlf",
         5,
         r"[\r\n]+\s*(?:set-cookie|location|content-(?:type|length|disposition|encoding)|transfer-encoding|access-control-[a-z-]+|x-[a-z-]{2,30}|refresh|host|http/1\.[01])\s*(?::|\s\d{3})",
-        places=SHORT | {"form"},
+        places=SHORT | {"form", "multipart"},
     ),
     Signature("crlf.raw", "crlf", 4, r"[\r\n]", places=frozenset({"path", "header", "cookie", "agent"})),
     Signature(

@@ -30,6 +30,7 @@ from proxy.fleet.board import Board
 from proxy.headers import ASSERTED
 from proxy.policy.clusters import cluster_spec, fallback_of
 from proxy.policy.helmet import header_set
+from proxy.policy.inspect import inspection_of
 from proxy.policy.limits import api_keys_of, limit_of, tokens_of
 from proxy.policy.model import Policy, PolicySet
 from proxy.policy.models.base import RuleModel
@@ -245,6 +246,17 @@ def _filters(policy: Policy, used: list[str], on_verdict: OnVerdict, entropy: En
                 tuple(socket.origins),
                 tuple(one.encode() for one in socket.subprotocols),
                 deflate_of(socket),
+            )
+        )
+    validation = merged.validation if merged.validation and merged.validation.mode != "off" else None
+    inspect = merged.inspect if merged.inspect and merged.inspect.mode != "off" else None
+    if validation or inspect:
+        made.append(
+            inspection_of(
+                validation,
+                rule("validation", validation) if validation else None,
+                inspect,
+                rule("inspect", inspect) if inspect else None,
             )
         )
     if merged.request and merged.request.mode != "off":

@@ -13,6 +13,7 @@ from proxy.policy.models.base import Model, Name, Networks
 from proxy.policy.models.clusters import ClusterModel
 from proxy.policy.models.headers import CorsModel, IpAccessModel, RequestModel, SecurityHeadersModel
 from proxy.policy.models.identity import IdentityModel, RedisModel
+from proxy.policy.models.inspect import InspectModel, ValidationModel
 from proxy.policy.models.limits import BansModel, LimitModel
 from proxy.policy.models.listener import AccessLogModel, AdminModel, ListenerModel
 from proxy.policy.models.routes import RouteModel
@@ -27,6 +28,8 @@ class PolicySet(Model):
     cors: CorsModel | None = None
     security_headers: SecurityHeadersModel | None = None
     request: RequestModel | None = None
+    validation: ValidationModel | None = None
+    inspect: InspectModel | None = None
     websocket: WebSocketModel | None = None
 
     def with_later(self, later: PolicySet) -> PolicySet:

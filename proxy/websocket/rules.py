@@ -8,7 +8,9 @@ from typing import Any, Literal, Protocol
 
 from proxy.exchange import Exchange
 from proxy.filter import Rule
+from proxy.filters.inspection import Judge, suspicion
 from proxy.filters.throttle import Limit
+from proxy.inspect.parts import unfolded
 from proxy.rejection import InvalidPayload, MessageRefused, MessageTooLarge, RateLimited
 from proxy.throttle.charge import Charge
 from proxy.websocket.messages import Message
@@ -157,6 +159,24 @@ class Schemas:
                 raise MessageRefused("there is no such type of message")
         elif not schema(message.json):
             raise InvalidPayload("a message does not look like one of its type")
+
+
+class Inspected:
+    """A message looks like no attack: its JSON's texts and names, else its text, of binary ones too."""
+
+    reads = True
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+
+    def begin(self) -> None:
+        return None
+
+    def judge(self, state: None, exchange: Exchange, message: Message, now: float) -> None:
+        text = message.payload.decode("utf-8", "replace")
+        scored = self._judge.worst(unfolded("message", "", text))
+        if scored is not None:
+            raise suspicion(scored)
 
 
 def type_of(message: Message, name: str) -> str:

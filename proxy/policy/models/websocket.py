@@ -9,6 +9,7 @@ import jsonschema_rs
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from proxy.policy.models.base import _ORIGIN, Model, Name, Rates, RuleModel
+from proxy.policy.models.inspect import InspectModel
 from proxy.policy.models.limits import LimitModel
 from proxy.policy.values import Duration, Share, Size, listed, seconds, size
 
@@ -77,16 +78,28 @@ class MessageRuleModel(RuleModel):
     schemas: dict[str, dict[str, Any]] = {}
     other_types: Literal["pass", "refuse"] = "refuse"
     costs: dict[str, Annotated[int, Field(ge=0, le=1000)]] = {}
+    inspect: InspectModel | None = None
 
     @property
     def reads(self) -> bool:
-        return bool(self.json_ or self.types or self.schemas or self.costs)
+        return bool(self.json_ or self.types or self.schemas or self.costs or self.inspect)
 
     @model_validator(mode="after")
     def _something(self) -> MessageRuleModel:
-        named = (self.max_size, self.max_frame, self.rate, self.volume, self.limit, self.json_, self.types)
+        named = (
+            self.max_size,
+            self.max_frame,
+            self.rate,
+            self.volume,
+            self.limit,
+            self.json_,
+            self.types,
+            self.inspect,
+        )
         if not any(one is not None for one in named) and not self.schemas:
-            raise ValueError("this rule asks for nothing. Give max_size, rate, volume, limit, json, types or schemas")
+            raise ValueError(
+                "this rule asks for nothing. Give max_size, rate, volume, limit, json, types, schemas or inspect"
+            )
         if self.limit is not None and (self.limit.concurrent or self.limit.count != "all" or self.limit.cost != 1):
             raise ValueError("a limit on messages is a rate. Write limit: {limit: 600/1m, key: user}, and costs here")
         for kind, schema in self.schemas.items():

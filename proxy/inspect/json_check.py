@@ -1,0 +1,93 @@
+"""Bounds of a JSON document that was parsed already; names that stand twice are found without a second parser."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+_LONG_NUMBER = re.compile(rb"-?\d{%d,}|\d\.\d{%d,}" % (40, 60))
+_POLLUTED = frozenset({"__proto__"})
+
+
+class Complaint(Protocol):
+    def __call__(self, check: str, detail: str, pointer: str = "", status: int = 400) -> Exception: ...
+
+
+@dataclass(frozen=True, slots=True)
+class JsonTerms:
+    """`string` is characters of one; `duplicates` whether a name may stand twice in an object."""
+
+    depth: int = 64
+    keys: int = 20_000
+    string: int = 1024 * 1024
+    duplicates: bool = False
+    nul: bool = False
+
+
+def check_json(raw: bytes, value: Any, terms: JsonTerms, complaint: Complaint) -> None:
+    """Raises what `complaint` makes. One walk, level by level."""
+    level: list[tuple[str, Any]] = [("", value)]
+    count = members = colons = 0
+    for _ in range(terms.depth):
+        below: list[tuple[str, Any]] = []
+        for pointer, one in level:
+            if isinstance(one, dict):
+                count += len(one)
+                members += len(one)
+                for name, item in one.items():
+                    colons += name.count(":")
+                    if name in _POLLUTED or (name == "constructor" and isinstance(item, dict) and "prototype" in item):
+                        raise complaint("prototype", "a name reaches for an object's prototype", pointer)
+                    if isinstance(item, str):
+                        colons += item.count(":")
+                        _check_text(item, pointer, terms, complaint)
+                    elif isinstance(item, dict | list):
+                        below.append((f"{pointer}/{name}"[:200], item))
+            elif isinstance(one, list):
+                count += len(one)
+                for item in one:
+                    if isinstance(item, str):
+                        colons += item.count(":")
+                        _check_text(item, pointer, terms, complaint)
+                    elif isinstance(item, dict | list):
+                        below.append((pointer, item))
+            elif isinstance(one, str):
+                colons += one.count(":")
+                _check_text(one, pointer, terms, complaint)
+            if count > terms.keys:
+                raise complaint("json", f"the document has more than {terms.keys} names and items", "", 413)
+        level = below
+        if not level:
+            break
+    else:
+        raise complaint("json", f"the document nests deeper than {terms.depth}", level[0][0])
+    if _LONG_NUMBER.search(raw) and _has_long_number(raw):
+        raise complaint("json", "a number has more digits than anything reads exactly")
+    if not terms.duplicates and raw.count(b":") != members + colons:
+        _find_twice(raw, complaint)
+
+
+def _check_text(text: str, pointer: str, terms: JsonTerms, complaint: Complaint) -> None:
+    if len(text) > terms.string:
+        raise complaint("json", f"a text is longer than {terms.string} characters", pointer, 413)
+    if not terms.nul and "\x00" in text:
+        raise complaint("nul", "a text has a NUL", pointer)
+
+
+def _has_long_number(raw: bytes) -> bool:
+    """Outside of texts."""
+    return bool(_LONG_NUMBER.search(re.sub(rb'"(?:[^"\\]|\\.)*"', b'""', raw)))
+
+
+def _find_twice(raw: bytes, complaint: Complaint) -> None:
+    """More colons than names: a name stands twice, or one was written as an escape; the slow parser knows which."""
+
+    def checked(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(items)
+        if len(made) != len(items):
+            raise complaint("json", "a name stands twice in an object")
+        return made
+
+    json.loads(raw, object_pairs_hook=checked)

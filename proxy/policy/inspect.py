@@ -1,0 +1,57 @@
+"""A policy's `validation` and `inspect` to the filter that runs."""
+
+from __future__ import annotations
+
+import functools
+
+from proxy.filter import Rule
+from proxy.filters.inspection import Exclusion, Inspection, Terms
+from proxy.inspect.bodies import BodyTerms
+from proxy.inspect.detector import Detector
+from proxy.inspect.json_check import JsonTerms
+from proxy.policy.models.inspect import InspectModel, ValidationModel
+
+
+@functools.cache
+def detector(level: int) -> Detector:
+    """Patterns are compiled once a process."""
+    return Detector(level)
+
+
+def inspection_of(
+    validation: ValidationModel | None, validation_rule: Rule | None, model: InspectModel | None, rule: Rule | None
+) -> Inspection:
+    return Inspection(validation_rule, rule, terms_of(model or InspectModel(), validation))
+
+
+def terms_of(model: InspectModel, validation: ValidationModel | None) -> Terms:
+    return Terms(
+        detector(model.level),
+        model.threshold,
+        tuple(Exclusion(one.rule, one.at, one.place) for one in model.exclude),
+        model.headers,
+        model.timeout,
+        model.on_timeout,
+        model.max_body,
+        model.on_oversize,
+        body_terms(validation) if validation else BodyTerms(inflate=model.max_body, dtd=True),
+    )
+
+
+def body_terms(model: ValidationModel) -> BodyTerms:
+    return BodyTerms(
+        json=JsonTerms(
+            model.json_.depth,
+            model.json_.keys,
+            model.json_.string,
+            model.json_.duplicates == "pass",
+            model.json_.nul == "pass",
+        ),
+        parameters=model.form.parameters,
+        repeated=model.form.repeated == "pass",
+        parts=model.multipart.parts,
+        files=frozenset(one.lower().encode() for one in model.multipart.files),
+        dtd=model.dtd == "pass",
+        inflate=model.inflate,
+        ratio=model.ratio,
+    )
