@@ -54,7 +54,7 @@ class Finding:
 
 
 _PROTOTYPE = Finding("node.prototype", "node", 5)
-_PROTOTYPES = re.compile(r"__proto__|constructor[.\[]+prototype")
+_PROTOTYPES = re.compile(r"__proto__|constructor[.\[\]]+prototype")
 _OPERATOR = re.compile(
     r"^\$(?:where|ne|eq|gte?|lte?|n?in|regex|or|and|not|nor|exists|expr|function|elemMatch|mod|all|jsonSchema|accumulator"
     r"|lookup|out|merge)$"

@@ -18,6 +18,7 @@ from tests.conftest import Start
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "conformance"
 PROBE, CLIENTS = SHARED / "http11probe.py", SHARED / "realclients.mjs"
+WAF = SHARED / "gotestwaf_runner.py"
 
 
 @pytest.fixture
@@ -63,3 +64,25 @@ async def test_real_websocket_clients(serve: Start) -> None:
     text = output.decode()
     assert process.returncode == 0, text
     assert "13 passed, 0 failed" in text
+
+
+@pytest.mark.skipif(not WAF.exists(), reason="../shared/conformance is not beside this clone")
+async def test_gotestwaf(serve: Start, echo_port: int) -> None:
+    """The bars of docs/security.md: 90 % of all attacks, Base64 or not, and every honest request."""
+    http = (
+        "{dot_segments: resolve, duplicate_slashes: keep, encoded_slash: keep, backslash: keep, encoded_controls: keep}"
+    )
+    served = await serve(echo_port, policies="{inspect: {on_oversize: head}}", listener=f"http: {http}")
+    url = f"http://127.0.0.1:{served.proxy.listener.port}/"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(WAF), "--url", url, "--cases", str(SHARED / "gotestwaf"), stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(100):
+        output, _ = await process.communicate()
+    text = output.decode()
+    attacks = re.search(r"blocked/total malicious: (\d+)/(\d+)", text)
+    honest = re.search(r"passed/total benign: +(\d+)/(\d+)", text)
+    assert attacks, text
+    assert honest, text
+    assert int(attacks[1]) > 0.9 * int(attacks[2]), text
+    assert honest[1] == honest[2], text

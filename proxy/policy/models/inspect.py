@@ -49,7 +49,7 @@ class ValidationModel(RuleModel):
 class ExclusionModel(Model):
     """Findings that do not count: by `rule` (`sql.*`), by parameter or JSON Pointer (`at`), by place; one is enough."""
 
-    rule: Annotated[str, Field(pattern=r"^[a-z][a-z0-9.&()-]{0,60}\\*?$")] = ""
+    rule: Annotated[str, Field(pattern=r"^([a-z][a-z0-9.&()-]{0,60}\*?)?$")] = ""
     at: str = ""
     place: Place | Literal[""] = ""
 
