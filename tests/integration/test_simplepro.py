@@ -110,6 +110,38 @@ async def test_a_day_through_the_policy(stack: Stack) -> None:
     assert statuses[5:] == [429] * 2
 
 
+async def test_attacks_are_refused_at_the_edge_and_harmless_behind_it(stack: Stack) -> None:
+    manager = await stack.log_in("manager")
+    new = {"firstName": "A", "lastName": "O'Brien", "email": "ob@example.com", "phone": "+1 555 0100"}
+    attacks: tuple[tuple[str, str, Any], ...] = (
+        ("POST", "/api/auth/login", {"username": {"$ne": None}, "password": {"$ne": None}}),
+        ("POST", "/api/customers", new | {"firstName": "<img src=x onerror=alert(1)>"}),
+        ("GET", "/api/customers?search[$regex]=.*", None),
+        ("GET", "/api/customers?search=%27%20or%201%3D1--%20", None),
+        ("POST", "/api/customers", new | {"__proto__": {"role": "admin"}}),
+    )
+    for method, path, body in attacks:
+        status, told, _ = await stack.ask(method, path, manager, body)
+        assert status in (400, 403), (path, told)
+        assert told["rule"] in ("api.inspect", "api.validation"), told
+    mine = f"http://127.0.0.1:{stack.app.spec.environment['PORT']}"
+    for method, path, body in attacks:
+        headers = {"Authorization": f"Bearer {manager}"}
+        async with stack.session.request(method, mine + path, json=body, headers=headers) as answer:
+            told = await answer.text()
+            assert answer.status < 500, told
+            assert answer.status in (200, 201, 400), told
+            assert "application/json" in answer.headers["Content-Type"], "what is stored is never served as a page"
+            if answer.status == 200:
+                assert await answer.json() == {**(await answer.json()), "customers": []}, "a search for just that text"
+    assert (await stack.ask("POST", "/api/customers", manager, new))[0] == 201
+    status, told, _ = await stack.ask(
+        "POST", "/api/customers", manager, new | {"email": "x@example.com", "role": "admin"}
+    )
+    assert (status, told["validation"][0]["message"]) == (400, "unknown field"), "no mass assignment"
+    assert (await stack.ask("POST", "/api/customers", manager, new))[0] == 201
+
+
 class Asker:
     """One role, through the sidecar."""
 

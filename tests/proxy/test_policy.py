@@ -80,7 +80,7 @@ def test_the_reference_explains_every_field() -> None:
     )  # fmt: skip
     text = (CONFIG / "reference.yaml").read_text()
     document = read(CONFIG / "reference.yaml", {})
-    given = {".".join(str(part) for part in path) for path in document.keys}
+    given = {".".join(str(part) for part in path if not isinstance(part, int)) for path in document.keys}
     missing = []
     for field in known:
         where = field
