@@ -133,11 +133,9 @@ async def test_attacks_are_refused_at_the_edge_and_harmless_behind_it(stack: Sta
             assert answer.status in (200, 201, 400), told
             assert "application/json" in answer.headers["Content-Type"], "what is stored is never served as a page"
             if answer.status == 200:
-                assert await answer.json() == {**(await answer.json()), "customers": []}, "a search for just that text"
-    assert (await stack.ask("POST", "/api/customers", manager, new))[0] == 201
-    status, told, _ = await stack.ask(
-        "POST", "/api/customers", manager, new | {"email": "x@example.com", "role": "admin"}
-    )
+                assert (await answer.json())["customers"] == [], "a search for just that text"
+    new |= {"email": "another@example.com"}
+    status, told, _ = await stack.ask("POST", "/api/customers", manager, new | {"role": "admin"})
     assert (status, told["validation"][0]["message"]) == (400, "unknown field"), "no mass assignment"
     assert (await stack.ask("POST", "/api/customers", manager, new))[0] == 201
 
