@@ -6,7 +6,7 @@ COMMA := ,
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
 
-.PHONY: help setup run system test check format bench bench-sockets soak-sockets bench-limits bench-latency bench-breaker bench-resilience load soak lock clean
+.PHONY: help setup run system test check format bench bench-sockets soak-sockets waf bench-limits bench-latency bench-breaker bench-resilience load soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -68,6 +68,9 @@ bench-sockets: setup system build/runtime/.installed ## the same for WebSockets:
 soak-sockets: setup build/runtime/.installed ## SOCKETS=5000 open, a message a second each, for SECONDS=60
 	@$(BIN)/python -m tests.bench.sockets --soak "$(or $(SOCKETS),5000)" \
 		--seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)"
+
+waf: setup ## GoTestWAF's cases by class, place and level; writes docs/security-cases.md
+	@$(BIN)/python -m tests.bench.waf
 
 bench-limits: setup ## decisions a second beside limits as it is, and memory a key
 	@$(BIN)/python -m tests.bench.limits
