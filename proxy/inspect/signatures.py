@@ -568,4 +568,21 @@ SIGNATURES: tuple[Signature, ...] = (
         r"\b(?:sqlmap|nikto|nuclei|openvas|nessus|nmap|masscan|zgrab|acunetix|netsparker|w3af|dirbuster|gobuster|feroxbuster|ffuf|wpscan|havij|arachni|skipfish|whatweb|jaeles|commix|xsstrike|dalfox|wfuzz|webinspect|appscan|qualys|burp|zaproxy|owasp zap|morfeus|jorgee|l9explore|zmeu|\.nasl|projectdiscovery|hydra|metasploit|paros|webshag|grabber|vega/|sf/|brutus|pangolin)\b|\.nasl\b|fuzz faster u fool|openvasvt",
         places=frozenset({"agent"}),
     ),
+    # Suspected from level 2 and 3 on: what many honest values have, too
+    Signature("xss.any-tag", "xss", 5, r"<\s*/?[a-z!?][^<>]*>", level=2),
+    Signature(
+        "sql.quote", "sql", 4, r"['\"]\s*\)*\s*(?:\bor\b|\band\b|\|\||&&|=|<|>|\+|\blike\b|\bunion\b|;|--|#)", level=2
+    ),
+    Signature("cmd.separator", "command", 4, r"[;|&`]\s*[a-z][a-z0-9_]{1,12}(?:\s+[-/\"'$]|\s*$)", level=2),
+    Signature("path.up-one", "traversal", 5, r"(?:^|[/\\=])\.\.[/\\]", level=2),
+    Signature(
+        "sql.words",
+        "sql",
+        5,
+        r"\b(?:select|insert|update|delete|drop|union|alter|create)\b.{1,60}\b(?:from|into|set|table|select|where|database)\b",
+        level=3,
+    ),
+    Signature("meta.quote", "meta", 2, r"['\"`]", level=3),
+    Signature("meta.markup", "meta", 2, r"[<>]", level=3),
+    Signature("meta.shell", "meta", 2, r"[;|$\\]", level=3),
 )

@@ -22,8 +22,8 @@ PAGE = ROOT / "docs" / "security-cases.md"
 LEVELS = (1, 2, 3)
 HEAD = """# Inspection against GoTestWAF
 
-Made by `make waf`: every case of GoTestWAF's public set through `config/waf.yaml`, by paranoia level. An attack counts as
-refused where the answer is 403; anything else (400 and 501 too) does not. Honest requests have to be answered.
+Made by `make waf`: every case of GoTestWAF's public set through `config/waf.yaml`, by paranoia level. An attack counts
+as refused where the answer is 403; anything else (400 and 501 too) does not. Honest requests have to be answered.
 
 """
 
@@ -73,9 +73,8 @@ def table(name: str, of: str, found: dict[int, list[dict[str, Any]]]) -> list[st
             if not row["benign"]:
                 groups[str(row[of])][level].append(row)
     lines = [f"| {name} | " + " | ".join(f"level {level}" for level in found) + " |", "|---|" + "--:|" * len(found)]
-    for key in sorted(groups):
-        lines.append(f"| {key} | " + " | ".join(share(groups[key][level], "blocked") for level in found) + " |")
-    return [*lines, ""]
+    rows = [(key, [share(groups[key][level], "blocked") for level in found]) for key in sorted(groups)]
+    return [*lines, *(f"| {key} | {' | '.join(shares)} |" for key, shares in rows), ""]
 
 
 async def main() -> None:

@@ -100,6 +100,15 @@ def test_what_is_excluded_does_not_count() -> None:
         assert (judge.worst([part]) is not None) is counts, exclusion
 
 
+def test_higher_levels_suspect_more() -> None:
+    values = ["<b>bold</b>", "../image.png", "select a thing from the table", "it's; fine | or <not>"]
+    seen = []
+    for level in (1, 2, 3):
+        judge = Judge(Terms(Detector(level), 5))
+        seen.append([judge.worst([Part("form", "p", one)]) is not None for one in values])
+    assert seen == [[False] * 4, [True, True, False, False], [True] * 4]
+
+
 HOSTILE = [
     "<b><p>" * 8_000, "(" * 48_000, "'" * 48_000, "a'" * 24_000, "%25" * 16_000, "&#x26;" * 8_000, "\\u005c" * 8_000,
     "../" * 16_000, "${" * 24_000, "{{" * 24_000, "<!--" * 12_000, "/*" * 24_000, "/**/" * 12_000, "or 1=" * 9_600,
