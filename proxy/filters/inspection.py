@@ -22,6 +22,10 @@ LESS = frozenset({"cookie", "agent"})
 """Places that are full of what looks odd and is honest: what is not certain counts half there."""
 MAX_KNOWN = 8192
 MAX_KNOWN_LENGTH = 1024
+ONE_LINE = frozenset({"path", "header", "cookie", "agent"})
+SHORTEST = 8
+"""Letters and digits of which nothing can be hidden Base64."""
+TOGETHER_FROM, TOGETHER_MOST = 3, 256 * 1024
 OFF_LOOP = 32 * 1024
 """Bodies from which on they are read by a thread, so that nobody else waits."""
 
@@ -80,6 +84,8 @@ class Judge:
     def score(self, part: Part) -> Scored:
         look = self._detector.look_at_name if part.key else self._detector.look
         findings = look(part.value, part.place)
+        if not findings:
+            return Scored(0.0, part, ())
         if part.only:
             findings = [one for one in findings if one.kind == part.only]
         if findings and self.terms.exclusions:
@@ -91,9 +97,13 @@ class Judge:
         return Scored(sum(one.score for one in findings), part, tuple(findings))
 
     def worst(self, parts: Iterable[Part]) -> Scored | None:
-        """The first that reaches the threshold, else None."""
-        for part in parts:
-            if part.value:
+        """The first that reaches the threshold, else None. Many values are looked at together first."""
+        found = list(parts)
+        texts = [one.value for one in found if not one.key and one.place not in ONE_LINE]
+        if len(texts) >= TOGETHER_FROM and sum(map(len, texts)) <= TOGETHER_MOST and self._detector.harmless(texts):
+            found = [one for one in found if one.key or one.place in ONE_LINE]
+        for part in found:
+            if part.value and not (part.value.isalnum() and len(part.value) < SHORTEST and part.value.isascii()):
                 scored = self.score(part)
                 if scored.score >= self.terms.threshold:
                     return scored

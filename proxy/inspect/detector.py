@@ -19,6 +19,10 @@ HARMLESS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,-
 """What alone can't break out of anything; words are still looked at."""
 _BASE64_FROM = 8
 SQL_START, SQL_WORDS, SPLIT = "hint.sql-start", "hint.sql-words", "hint.split"
+_WORDS = (
+    r"\b(?:select|union|insert|update|delete|drop|from|where|and|or|xor|like|sleep|benchmark|waitfor|having|order|exec"
+    r"|declare|null|true|false|in|is|not|between|limit|case|concat|char|ascii|substr|if|div|mod|rlike|regexp|sounds)\b"
+)
 HINTS = (
     Signature(
         SQL_START, "hint", 0,
@@ -26,11 +30,11 @@ HINTS = (
     ),
     Signature(
         SQL_WORDS, "hint", 0,
-        r"\b(?:select|union|insert|update|delete|drop|from|where|and|or|xor|like|sleep|benchmark|waitfor|having|order|exec"
-        r"|declare|null|true|false|in|is|not|between|limit|case|concat|char|ascii|substr|if|div|mod|rlike|regexp|sounds)\b"
-        r"|\|\||&&|=|--|#|/\*|;",
+        r"(?:['\"`]|^[\s(@+\-!~]*\d|^\s*[@(]).*(?:" + _WORDS + r"|\|\||&&|=|--|#|/\*|;)"
+        r"|(?:" + _WORDS + r"|\|\||&&|=|--|#|/\*|;).*['\"`]"
+        r"|\b(?:select|union|insert|update|delete|drop|exec|declare|waitfor|case)\b|/\*",
     ),
-    Signature(SPLIT, "hint", 0, r"[\w/]['\"\\^][\w/'\"]|\$[@*]"),
+    Signature(SPLIT, "hint", 0, r"[\w/]['\"\\^][\w/.]*['\"\\^][\w/]|/\w*['\"\\^]\w|\w[\\^]\w|\w(?:''|\"\")\w|\$[@*]"),
 )  # fmt: skip
 """Not of attacks: they tell, in the one pass, what else is worth a look (libinjection; words as a shell joins them)."""
 _TAG = re.compile(r"<[^<>]*>")
@@ -76,6 +80,7 @@ class Detector:
         self._squeezed_set = _compiled(self._squeezed)
         self._torn = tuple(one for one in self._signatures if one.name in ("xss.breakout", "xss.attribute"))
         self._torn_set = _compiled(self._torn)
+        self._lines_set = _compiled(tuple(one for one in self._signatures if one.name != "crlf.raw"), "(?m)")
         self._shell = tuple(one for one in self._signatures if one.kind in ("command", "traversal"))
         self._shell_set = _compiled(self._shell)
         self._prose_from = {1: 12, 2: 30}.get(level, 10**9)
@@ -100,6 +105,17 @@ class Detector:
         if SQL_START in found:
             findings += self._injected(text, place, 0, prose=self._is_prose(text, place), known=set())
         return findings
+
+    def harmless(self, values: list[str]) -> bool:
+        """Whether nothing can be found in any of these, by one look at all of them as lines.
+
+        Not for places in which a line's end itself is a finding (crlf.raw). A line's beginning and end count as a value's,
+        so this finds at least what `look` would; what it finds may be nothing, then `look` tells.
+        """
+        if any(len(one) >= _BASE64_FROM and from_base64(one) is not None for one in values):
+            return False
+        text, _ = canonical("\n".join(values))
+        return "<" not in text and "/*" not in text and not self._lines_set.Match(text)
 
     def look_at_name(self, name: str, place: str) -> list[Finding]:
         """A parameter's or a member's name: an operator there is one, whatever its value says."""
@@ -178,14 +194,14 @@ class Detector:
                 yield Finding("xss.parsed", "xss", 5 if place in SHORT else 2, layers)
 
 
-def _compiled(signatures: tuple[Signature, ...]) -> re2.Set:
+def _compiled(signatures: tuple[Signature, ...], flags: str = "") -> re2.Set:
     options = re2.Options()
     options.max_mem = 64 << 20
     options.log_errors = False
     made = re2.Set.SearchSet(options)
     for one in signatures:
         try:
-            made.Add(one.pattern)
+            made.Add(flags + one.pattern)
         except re2.error as error:
             raise ValueError(f"the pattern of {one.name}: {error}") from None
     made.Compile()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -17,8 +16,7 @@ _TORN = re.compile(r"<|%3c|&(?:amp;)?(?:lt|gt|#)", re.I)
 _PAIRS = re.compile(r"[?&]?[\w.\[\]%-]{1,60}=[^&\s]*(?:&[\w.\[\]%~-]{1,60}=[^&\s]*)+$")
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """`pointer` is a parameter's name, or a JSON Pointer (RFC 6901) into it; `key` is whether a name is meant.
 
     `only` is the one kind of finding that counts, where several values are looked at as one.

@@ -73,8 +73,8 @@ def table(name: str, of: str, found: dict[int, list[dict[str, Any]]]) -> list[st
             if not row["benign"]:
                 groups[str(row[of])][level].append(row)
     lines = [f"| {name} | " + " | ".join(f"level {level}" for level in found) + " |", "|---|" + "--:|" * len(found)]
-    rows = [(key, [share(groups[key][level], "blocked") for level in found]) for key in sorted(groups)]
-    return [*lines, *(f"| {key} | {' | '.join(shares)} |" for key, shares in rows), ""]
+    shares_of = [(key, [share(groups[key][level], "blocked") for level in found]) for key in sorted(groups)]
+    return [*lines, *(f"| {key} | {' | '.join(shares)} |" for key, shares in shares_of), ""]
 
 
 async def main() -> None:

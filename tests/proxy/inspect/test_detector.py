@@ -101,7 +101,7 @@ def test_what_is_excluded_does_not_count() -> None:
 
 
 def test_higher_levels_suspect_more() -> None:
-    values = ["<b>bold</b>", "../image.png", "select a thing from the table", "it's; fine | or <not>"]
+    values = ["<b>bold</b>", "../image.png", "select a thing from the table", "it's `fine` or $1 > 2"]
     seen = []
     for level in (1, 2, 3):
         judge = Judge(Terms(Detector(level), 5))
@@ -145,3 +145,9 @@ def test_any_text_is_judged(text: str, place: str) -> None:
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789 ", max_size=200))
 def test_words_alone_are_no_attack_but_for_sql(text: str) -> None:
     assert all(one.kind in ("sql", "command") for one in DETECTOR.look(text, "form"))
+
+
+@given(st.lists(st.sampled_from([*lines("attacks.txt"), *(value for _, value in honest())]), min_size=1, max_size=6))
+def test_a_look_at_all_together_misses_nothing(values: list[str]) -> None:
+    if DETECTOR.harmless(values):
+        assert all(not DETECTOR.look(one, place) for one in values for place in ("query", "form", "json", "agent"))
