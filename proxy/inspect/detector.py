@@ -109,8 +109,8 @@ class Detector:
     def harmless(self, values: list[str]) -> bool:
         """Whether nothing can be found in any of these, by one look at all of them as lines.
 
-        Not for places in which a line's end itself is a finding (crlf.raw). A line's beginning and end count as a value's,
-        so this finds at least what `look` would; what it finds may be nothing, then `look` tells.
+        Not for places in which a line's end itself is a finding (crlf.raw). A line's beginning and end count as a
+        value's, so this finds at least what `look` would; what it finds may be nothing, then `look` tells.
         """
         if any(len(one) >= _BASE64_FROM and from_base64(one) is not None for one in values):
             return False
