@@ -40,7 +40,8 @@ def percent(text: str) -> str:
 
 def _unescaped(match: re.Match[str]) -> str:
     if match[1]:
-        return chr(int(match[1], 16))
+        code = int(match[1], 16)
+        return chr(code) if not 0xD800 <= code < 0xE000 else "\ufffd"
     raw = bytes.fromhex(match[2].replace("%", ""))
     try:
         return raw.decode()

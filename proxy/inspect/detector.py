@@ -15,6 +15,8 @@ from proxy.inspect.signatures import SHORT, SIGNATURES, Signature
 MAX_VALUE = 1024 * 1024
 SQL_MOST, HTML_MOST = 16 * 1024, 64 * 1024
 """Longest values that libinjection is asked about; what is longer is asked about by its ends."""
+AFTER = " " * 32
+"""libinjection's HTML parser reads past the end of what it is given; it finds this there."""
 HARMLESS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,-+:@/?~"
 """What alone can't break out of anything; words are still looked at."""
 _BASE64_FROM = 8
@@ -189,7 +191,7 @@ class Detector:
                 )
                 break
         if "<" in text and "xss" not in known:
-            told = libinjection.is_xss(text[-HTML_MOST:] if len(text) > HTML_MOST else text)
+            told = libinjection.is_xss(text[-HTML_MOST:] + AFTER)
             if told["is_xss"]:
                 yield Finding("xss.parsed", "xss", 5 if place in SHORT else 2, layers)
 

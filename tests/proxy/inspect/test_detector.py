@@ -100,6 +100,11 @@ def test_what_is_excluded_does_not_count() -> None:
         assert (judge.worst([part]) is not None) is counts, exclusion
 
 
+def test_half_a_character_is_judged_too() -> None:
+    assert refused("%ud800<script>alert(1)</script>", "query")
+    assert not refused("%ud800", "query")
+
+
 def test_higher_levels_suspect_more() -> None:
     values = ["<b>bold</b>", "../image.png", "select a thing from the table", "it's `fine` or $1 > 2"]
     seen = []
