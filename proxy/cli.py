@@ -1,4 +1,4 @@
-"""simplepro-proxy run · validate · schema · routes."""
+"""simplepro-proxy run · validate · schema · routes · inspect."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ import uvloop
 from proxy import __version__
 from proxy.app import serve
 from proxy.exchange import Exchange
+from proxy.filters.inspection import Inspection
 from proxy.headers import Headers
-from proxy.inspecting import inspected
-from proxy.policy.compile import Shared, compile_policy
+from proxy.inspecting import inspected, parsed
+from proxy.policy.compile import Compiled, Shared, compile_policy
 from proxy.policy.findings import PolicyError
 from proxy.policy.load import load
 from proxy.policy.model import Policy
 from proxy.policy.schema import schema as policy_schema
 from proxy.rejection import Rejection
+from proxy.routing import Route
 from proxy.target import TargetRules, canonical
 from proxy.telemetry import logs
 from proxy.throttle.local import LocalLimiter
@@ -136,25 +138,14 @@ def routes(path: Path, method: str, host: str, lines: tuple[str, ...], target: s
     policy = _load(path)
 
     async def look() -> int:
-        compiled = compile_policy(
-            policy, asyncio.get_running_loop(), lambda exchange, verdict: None, Shared(LocalLimiter(lambda: 0.0))
-        )
+        compiled = _compiled(policy)
         shown = list(compiled.routes.routes)
         if target is not None:
-            exchange = Exchange(method.encode(), 1, Headers([(b"host", host.encode()), *given]), "127.0.0.1", 0.0)
-            rules = policy.listener.http.model_dump(exclude={"underscored_headers"})
             try:
-                exchange.path, exchange.query = canonical(
-                    target.encode(), method.encode(), host.encode(), TargetRules(**rules)
-                )
-            except Rejection as rejection:
-                click.echo(f"refused: {rejection.status} {rejection.detail} (rule {rejection.rule})")
+                shown = [_met(compiled, _asked(policy, method, host, given, target))]
+            except _NotMet as error:
+                click.echo(str(error))
                 return 1
-            met = compiled.routes.match(exchange)
-            if met is None:
-                click.echo("no route: 404, or 405 where other methods are taken")
-                return 1
-            shown = [met]
         for route in shown:
             methods = ",".join(sorted(m.decode() for m in route.matcher.methods)) or "any"
             rules_shown = " → ".join(("request_id", *route.chain.rule_names))
@@ -165,14 +156,59 @@ def routes(path: Path, method: str, host: str, lines: tuple[str, ...], target: s
     sys.exit(asyncio.run(look()))
 
 
+class _NotMet(Exception):
+    """Why a request meets no route, in words."""
+
+
+def _compiled(policy: Policy) -> Compiled:
+    loop = asyncio.get_running_loop()
+    return compile_policy(policy, loop, lambda exchange, verdict: None, Shared(LocalLimiter(lambda: 0.0)))
+
+
+def _asked(policy: Policy, method: str, host: str, given: list[tuple[bytes, bytes]], target: str) -> Exchange:
+    """Raises _NotMet where the listener would not read the target."""
+    exchange = Exchange(method.encode(), 1, Headers([(b"host", host.encode()), *given]), "127.0.0.1", 0.0)
+    rules = TargetRules(**policy.listener.http.model_dump(exclude={"underscored_headers"}))
+    try:
+        exchange.path, exchange.query = canonical(target.encode(), method.encode(), host.encode(), rules)
+    except Rejection as rejection:
+        raise _NotMet(f"refused: {rejection.status} {rejection.detail} (rule {rejection.rule})") from None
+    return exchange
+
+
+def _met(compiled: Compiled, exchange: Exchange) -> Route:
+    met = compiled.routes.match(exchange)
+    if met is None:
+        raise _NotMet("no route: 404, or 405 where other methods are taken")
+    return met
+
+
 @main.command()
 @policy_option
 @click.argument("request_file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--all", "every", is_flag=True, help="Show values of which nothing is found, too.")
 def inspect(path: Path, request_file: Path, every: bool) -> None:
-    """What inspection makes of each value of an HTTP request in a file (head, empty line, body)."""
+    """What inspection makes of each value of an HTTP request in a file (head, empty line, body), on the route that it
+    meets. Exit status 0 passed, 3 refused, 1 not judged."""
     policy = _load(path)
-    lines, refused = inspected(policy, request_file.read_bytes(), every=every)
-    for line in lines:
-        click.echo(line)
-    sys.exit(3 if refused else 0)
+    method, target, fields, body = parsed(request_file.read_bytes())
+    host = dict(fields).get(b"host", b"localhost").decode("latin-1")
+
+    async def look() -> int:
+        compiled = _compiled(policy)
+        try:
+            exchange = _asked(policy, method, host, fields, target)
+            route = _met(compiled, exchange)
+        except _NotMet as error:
+            click.echo(str(error))
+            return 1
+        filter_ = next((one for one in route.chain.filters if isinstance(one, Inspection)), None)
+        if filter_ is None:
+            click.echo(f"route {route.name} inspects nothing")
+            return 1
+        lines, refused = inspected(filter_, exchange.path, exchange.query, fields, body, every=every)
+        for line in lines:
+            click.echo(line)
+        return 3 if refused else 0
+
+    sys.exit(asyncio.run(look()))

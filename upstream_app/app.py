@@ -146,6 +146,7 @@ def build(settings: Settings) -> web.Application:
         inside=inside,
         more=lambda: {
             "cache": cache.stats.health(),
+            "events": {"status": "degraded" if feed.failing or not feed.ready else "up", "dropped": events.dropped},
             "replication": replication(client),
             "pool": {
                 "status": "up",

@@ -43,11 +43,16 @@ class AuditLog:
         return [Endpoint("GET", "/api/audit", self.find, "reports:read", "Who did what", query=AuditQuery)]
 
     async def write(self, request: web.Request, actor: Actor | None, endpoint: Endpoint, status: int) -> None:
-        """What was refused is told too. The request does not fail where this can't be written; it is logged."""
-        identity = request.match_info.get("id")
+        """What was refused is told too."""
+        await self.note(request, actor, endpoint.method, endpoint.tag, endpoint.path, status)
+
+    async def note(
+        self, request: web.Request, actor: Actor | None, action: str, resource: str, path: str, status: int
+    ) -> None:
+        """The request does not fail where this can't be written; it is logged."""
         entry: dict[str, Any] = {
-            "at": now(), "user": actor.user if actor else None, "action": endpoint.method, "resource": endpoint.tag,
-            "path": endpoint.path, "document": identity, "status": status,
+            "at": now(), "user": actor.user if actor else None, "action": action, "resource": resource,
+            "path": path, "document": request.match_info.get("id"), "status": status,
             "requestId": request.headers.get("X-Request-ID", ""),
         }  # fmt: skip
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +77,19 @@ def media_type(value: bytes) -> MediaType:
             raise Malformed("media-type", "a parameter of the media type is there twice")
         found[key] = re.sub(rb"\\(.)", rb"\1", given[1:-1]) if given[:1] == b'"' else given
     return MediaType(name, found)
+
+
+def read_body(index: Mapping[bytes, bytes], body: bytes, terms: BodyTerms, *, strict: bool) -> list[Part]:
+    """A body by its header fields (names in lower case). Raises Malformed where `strict`; else what is not what it says
+    is read as it is, as text."""
+    encoding = index.get(b"content-encoding", b"").strip().lower()
+    if encoding not in (b"", b"identity"):
+        try:
+            body = inflated(encoding, body, terms)
+        except Malformed:
+            if strict:
+                raise
+    return parts_of(index.get(b"content-type", b""), body, terms, strict=strict)
 
 
 def parts_of(content_type: bytes, body: bytes, terms: BodyTerms, *, strict: bool) -> list[Part]:

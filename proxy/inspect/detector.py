@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import libinjection
@@ -13,8 +13,13 @@ from proxy.inspect.decoding import canonical, from_base64, squeezed, unquoted, w
 from proxy.inspect.signatures import SHORT, SIGNATURES, Signature
 
 MAX_VALUE = 1024 * 1024
-SQL_MOST, HTML_MOST = 16 * 1024, 64 * 1024
-"""Longest values that libinjection is asked about; what is longer is asked about by its ends."""
+TOKENIZED_MOST = 16 * 1024
+"""Of a longer value libinjection is asked about both ends, half as much each: it holds the interpreter meanwhile."""
+TOGETHER_MOST = 64
+"""Characters to which one set of all patterns is quickest; past it the sets of `GROUPS` are, since one set of many
+patterns has states without end on hostile text."""
+SERIALIZED = "rO0AB"
+"""How Java's serialized objects begin in Base64."""
 AFTER = " " * 32
 """libinjection's HTML parser reads past the end of what it is given; it finds this there."""
 HARMLESS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,-+:@/?~"
@@ -28,7 +33,7 @@ _WORDS = (
 HINTS = (
     Signature(
         SQL_START, "hint", 0,
-        r"\bunion\b.{0,40}\bselect\b|^\W*\d+\W*(?:or|and|having|order|group|xor|div|like)\b|\bselect\b.+\bfrom\b|--",
+        r"\bunion\b.*\bselect\b|^\W*\d+\W*(?:or|and|having|order|group|xor|div|like)\b|\bselect\b.+\bfrom\b|--",
     ),
     Signature(
         SQL_WORDS, "hint", 0,
@@ -39,6 +44,7 @@ HINTS = (
     Signature(SPLIT, "hint", 0, r"[\w/]['\"\\^][\w/.]*['\"\\^][\w/]|/\w*['\"\\^]\w|\w[\\^]\w|\w(?:''|\"\")\w|\$[@*]"),
 )  # fmt: skip
 """Not of attacks: they tell, in the one pass, what else is worth a look (libinjection; words as a shell joins them)."""
+GROUPS = {"hint": "hint", "sql": "sql", "xss": "xss", "template": "template", "command": "shell", "traversal": "shell"}
 _TAG = re.compile(r"<[^<>]*>")
 _VOID = re.compile(r"javascript:\s*(?:void\s*\(?\s*0?\s*\)?|;|#|//)\s*;?")
 _HTML_DOCTYPE = re.compile(r"<!doctype\s+html(?:\s+public\s+\"-//(?:w3c|ietf)//[^>]*)?>")
@@ -74,23 +80,18 @@ class Detector:
 
     def __init__(self, level: int = 1) -> None:
         self.level = level
-        self._signatures = (*HINTS, *(one for one in SIGNATURES if one.level <= level))
-        self._set = _compiled(self._signatures)
-        self._squeezed = tuple(
-            one for one in self._signatures if one.name in ("xss.scheme", "xss.handler", "xss.script")
-        )
-        self._squeezed_set = _compiled(self._squeezed)
-        self._torn = tuple(one for one in self._signatures if one.name in ("xss.breakout", "xss.attribute"))
-        self._torn_set = _compiled(self._torn)
-        self._lines_set = _compiled(tuple(one for one in self._signatures if one.name != "crlf.raw"), "(?m)")
-        self._shell = tuple(one for one in self._signatures if one.kind in ("command", "traversal"))
-        self._shell_set = _compiled(self._shell)
+        known = (*HINTS, *(one for one in SIGNATURES if one.level <= level))
+        self._all = Patterns(known)
+        self._lines = Patterns([one for one in known if one.name != "crlf.raw"], "(?m)")
+        self._squeezed = Patterns([one for one in known if one.name in ("xss.scheme", "xss.handler", "xss.script")])
+        self._torn = Patterns([one for one in known if one.name in ("xss.breakout", "xss.attribute")])
+        self._shell = Patterns([one for one in known if one.kind in ("command", "traversal")])
         self._prose_from = {1: 12, 2: 30}.get(level, 10**9)
 
     def look(self, value: str, place: str) -> list[Finding]:
         """What is found in a value that was decoded once, as its place has it."""
         if value.isascii() and value.isalnum():
-            if value.startswith("rO0AB"):
+            if value.startswith(SERIALIZED):
                 return [Finding("java.object", "java", 5)]
             hidden = from_base64(value) if len(value) >= _BASE64_FROM else None
             return self._look_deeper(hidden, place) if hidden is not None else []
@@ -102,7 +103,7 @@ class Detector:
         if len(value) >= _BASE64_FROM and (hidden := from_base64(value)) is not None:
             return self._look_deeper(hidden, place)
         text = value.lower()
-        found = self._search(self._set, self._signatures, text, place, {})
+        found = self._all.search(text, place)
         findings = [Finding(one.name, one.kind, one.score) for one in found.values() if one.score]
         if SQL_START in found:
             findings += self._injected(text, place, 0, prose=self._is_prose(text, place), known=set())
@@ -114,10 +115,12 @@ class Detector:
         Not for places in which a line's end itself is a finding (crlf.raw). A line's beginning and end count as a
         value's, so this finds at least what `look` would; what it finds may be nothing, then `look` tells.
         """
-        if any(len(one) >= _BASE64_FROM and from_base64(one) is not None for one in values):
+        if any(
+            one.startswith(SERIALIZED) or from_base64(one) is not None for one in values if len(one) >= _BASE64_FROM
+        ):
             return False
         text, _ = canonical("\n".join(values))
-        return "<" not in text and "/*" not in text and not self._lines_set.Match(text)
+        return not any(one in text for one in ("<", "/*", "script")) and not self._lines.matches(text)
 
     def look_at_name(self, name: str, place: str) -> list[Finding]:
         """A parameter's or a member's name: an operator there is one, whatever its value says."""
@@ -142,19 +145,19 @@ class Detector:
             text = _VOID.sub("", text)
         if "<!doctype" in text:
             text = _HTML_DOCTYPE.sub("", text)
-        found = self._search(self._set, self._signatures, text, place, {})
+        found = self._all.search(text, place)
         if "/*" in text:
-            self._search(self._set, self._signatures, without_comments(text), place, found)
+            found |= self._all.search(without_comments(text), place)
         if "<" in text or "script" in text:
             narrow = squeezed(text)
             if narrow != text:
-                self._search(self._squeezed_set, self._squeezed, narrow, place, found)
+                found |= self._squeezed.search(narrow, place)
         if "<" in text and ">" in text:
-            self._search(self._torn_set, self._torn, _TAG.sub("", text), place, found)
+            found |= self._torn.search(_TAG.sub("", text), place)
         if SPLIT in found:
             bare = unquoted(text)
             if bare != text:
-                self._search(self._shell_set, self._shell, bare, place, found)
+                found |= self._shell.search(bare, place)
         prose = self._is_prose(text, place)
         findings = [
             Finding(one.name, one.kind, one.score - 2 if one.soft and prose else one.score, layers)
@@ -166,37 +169,50 @@ class Detector:
             findings += self._injected(text, place, layers, prose=prose, known=known, sql=SQL_WORDS in found)
         return findings
 
-    def _search(
-        self, patterns: re2.Set, names: tuple[Signature, ...], text: str, place: str, found: dict[str, Signature]
-    ) -> dict[str, Signature]:
-        for index in patterns.Match(text) or ():
-            one = names[index]
-            if one.places is None or place in one.places:
-                found[one.name] = one
-        return found
-
     def _injected(
         self, text: str, place: str, layers: int, *, prose: bool, known: set[str], sql: bool = True
     ) -> Iterable[Finding]:
         """What libinjection's tokenizers say: of SQL by the fingerprint, of HTML by its parser's state."""
-        half = SQL_MOST // 2
-        pieces = [text] if len(text) <= SQL_MOST else [text[:half], text[-half:]]
+        half = TOKENIZED_MOST // 2
+        pieces = [text] if len(text) <= TOKENIZED_MOST else [text[:half], text[-half:]]
         for piece in pieces if sql else ():
             told = libinjection.is_sql_injection(piece)
             if told["is_sqli"]:
-                print_ = told["fingerprint"]
-                weak = prose or not _STRONG_SQL.search(print_) or bool(_WEAK_SQL.match(print_))
-                yield Finding(
-                    f"sql.fingerprint.{told['fingerprint']}", "sql", (3 if place in SHORT else 2) if weak else 5, layers
-                )
+                tokens = told["fingerprint"]
+                weak = prose or not _STRONG_SQL.search(tokens) or _WEAK_SQL.match(tokens)
+                score = 5 if not weak else 3 if place in SHORT else 2
+                yield Finding(f"sql.fingerprint.{tokens}", "sql", score, layers)
                 break
-        if "<" in text and "xss" not in known:
-            told = libinjection.is_xss(text[-HTML_MOST:] + AFTER)
-            if told["is_xss"]:
-                yield Finding("xss.parsed", "xss", 5 if place in SHORT else 2, layers)
+        if "<" in text and "xss" not in known and any(libinjection.is_xss(one + AFTER)["is_xss"] for one in pieces):
+            yield Finding("xss.parsed", "xss", 5 if place in SHORT else 2, layers)
 
 
-def _compiled(signatures: tuple[Signature, ...], flags: str = "") -> re2.Set:
+class Patterns:
+    """Signatures compiled to RE2 sets: one of all, and one a group (the kinds that are many; the rest together)."""
+
+    def __init__(self, signatures: Sequence[Signature], flags: str = "") -> None:
+        self._all = tuple(signatures)
+        groups: dict[str, list[Signature]] = {}
+        for one in signatures:
+            groups.setdefault(GROUPS.get(one.kind, ""), []).append(one)
+        self._whole = _compiled(self._all, flags)
+        self._groups = [(_compiled(some, flags), tuple(some)) for some in groups.values()]
+
+    def search(self, text: str, place: str) -> dict[str, Signature]:
+        """By name, those that mean something in that place."""
+        found = {}
+        for patterns, names in [(self._whole, self._all)] if len(text) <= TOGETHER_MOST else self._groups:
+            for index in patterns.Match(text) or ():
+                one = names[index]
+                if one.places is None or place in one.places:
+                    found[one.name] = one
+        return found
+
+    def matches(self, text: str) -> bool:
+        return any(patterns.Match(text) for patterns, _ in self._groups)
+
+
+def _compiled(signatures: Sequence[Signature], flags: str) -> re2.Set:
     options = re2.Options()
     options.max_mem = 64 << 20
     options.log_errors = False

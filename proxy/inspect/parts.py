@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 
 from proxy.inspect.decoding import percent
 
-MAX_DEPTH = 64
 _URL = re.compile(r"(?:[a-zA-Z][a-zA-Z0-9+.-]{1,20}:)?//[^\s<>\"'`\\(){}|^;]+$")
 _TORN = re.compile(r"<|%3c|&(?:amp;)?(?:lt|gt|#)", re.I)
 _PAIRS = re.compile(r"[?&]?[\w.\[\]%-]{1,60}=[^&\s]*(?:&[\w.\[\]%~-]{1,60}=[^&\s]*)+$")
+
+
+SKIPPED = frozenset(
+    b"host connection content-length content-type content-encoding transfer-encoding authorization accept-encoding "
+    b"upgrade sec-websocket-key sec-websocket-version sec-websocket-extensions if-modified-since if-unmodified-since "
+    b"if-none-match if-match date dnt te keep-alive expect pragma upgrade-insecure-requests".split()
+)
+"""Header fields that say nothing to the application, or that others read."""
 
 
 class Part(NamedTuple):
@@ -100,3 +107,40 @@ def of_json(place: str, pointer: str, value: Any, depth: int = 0) -> Iterator[Pa
 
 def escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1") if "~" in name or "/" in name else name
+
+
+def head_parts(path: bytes, query: bytes) -> Iterable[Part]:
+    """Of the target: the whole path, its segments where one may hide something, and the query's names and values."""
+    text = decoded(path.replace(b"+", b"%2B").decode("latin-1"))
+    yield Part("path", "", text)
+    if (len(text) > 1 and not text.isascii()) or any(one in text for one in "<>'\"{}()|;`$=&*\n\r"):
+        yield Part("path", "", text[1:])
+    for segment in text.split("/"):
+        if len(segment) >= 12:
+            yield Part("path", "", segment)
+    raw = query.removeprefix(b"?").decode("latin-1")
+    if raw:
+        for name, value in pairs(raw):
+            yield Part("query", name, name, key=True)
+            if value:
+                yield from unfolded("query", name, value)
+        if "&&" in raw or "&%20" in raw or "&+" in raw:
+            yield Part("query", "", decoded(raw))
+        elif torn(raw):
+            yield Part("query", "", decoded(raw), only="xss")
+
+
+def header_parts(pairs_of: Sequence[tuple[bytes, bytes]]) -> Iterable[Part]:
+    for name, value in pairs_of:
+        if name == b"cookie":
+            for item in value.decode("latin-1").split(";"):
+                key, _, one = item.strip().partition("=")
+                if one:
+                    yield from unfolded("cookie", key, decoded(one.replace("+", "%2B")) if "%" in one else one)
+        elif name not in SKIPPED:
+            place = "agent" if name in (b"user-agent", b"referer") else "header"
+            text = value.decode("utf-8", "replace")
+            if place == "agent" and "://" in text[:12]:
+                yield from unfolded(place, name.decode("latin-1"), text)
+            else:
+                yield Part(place, name.decode("latin-1"), text)

@@ -62,7 +62,7 @@ _OUT_OF_BAND = (
     r"(?:burpcollaborator\.net|oastify\.com|oast\.(?:me|fun|live|pro|site|online|today)|interact\.sh|interactsh"
     r"|dnslog\.\w+|ceye\.io|bxss\.\w+|xss\.ht|requestbin\.\w+|canarytokens\.\w+|ezxss|webhook\.site|pipedream\.net)"
 )
-_LITERAL = r"(?:'[^']{0,30}'?|\"[^\"]{0,30}\"?|\d+|0x[0-9a-f]+)"
+_LITERAL = r"(?:'[^']*'?|\"[^\"]*\"?|\d+|0x[0-9a-f]+)"
 _OPERATORS = (
     r"\$(?:where|ne|eq|gt|gte|lt|lte|in|nin|regex|or|and|not|nor|exists|expr|function|elemmatch|type|mod|all|size"
     r"|jsonschema|accumulator|lookup|out|merge|text|near|set|unset|inc|push|pull|rename)"
@@ -103,7 +103,7 @@ SIGNATURES: tuple[Signature, ...] = (
         r"|multipoint|linestring|name_const|row_count|found_rows|last_insert_id|quote_literal|current_setting"
         r"|query_to_xml|database_to_xml|lo_import|dblink|xp_cmdshell|xp_dirtree|xp_regread|sp_oacreate|sp_executesql"
         r"|sp_password|openrowset|opendatasource|make_set|elt|ordsys|chr|nchar|unhex|hex|ascii|substr|substring|mid"
-        r"|concat|concat_ws|cast|convert|ifnull|nvl|if|iif)\s*\([^)]{0,80}(?:select\b|\|\||0x[0-9a-f]{2}|char\(|chr\(|user\(|version\(|database\(|@@|floor\(rand)"
+        r"|concat|concat_ws|cast|convert|ifnull|nvl|if|iif)\s*\([^)]*(?:select\b|\|\||0x[0-9a-f]{2}|char\(|chr\(|user\(|version\(|database\(|@@|floor\(rand)"
         r"|\b(?:extractvalue|updatexml|load_file|group_concat|json_depth|gtid_subset|utl_inaddr\.\w+|utl_http\.\w+|dbms_(?:pipe|lock"
         r"|xmlgen|ldap|java|utility|xmlquery)\.\w+|xp_cmdshell|xp_dirtree|sp_executesql|fn_varbintohexstr|pg_read_file|pg_ls_dir)\b"
         r"|@@(?:version|hostname|datadir|basedir|servername|language)\b|\binto\s+(?:out|dump)file\b",
@@ -187,22 +187,20 @@ SIGNATURES: tuple[Signature, ...] = (
         r"\bcase\s+when\b[^;]+\bthen\b[^;]+\bend\b|\bif\s*\(\s*\(?\s*select\b|\(\s*select\s*\(?[\w*'\"@(]",
     ),
     # HTML and scripts
-    Signature("xss.script", "xss", 5, r"<\s*/?\s*script\b|<\s*scr\b[^>]{0,20}ipt", places=SHORT),
+    Signature("xss.script", "xss", 5, r"<\s*/?\s*script\b|<\s*scr\b[^>]*ipt", places=SHORT),
     Signature(
         "xss.script-code",
         "xss",
         5,
-        r"<\s*script(?:[\s/+][^>]*(?:src|href|type|=)|[^>]*>\s*[^\s<]*[(.=\[`{;:+'\"!]|[^>]*>[^a-z\s]|[^>]*>?\s*$)|<\s*/\s*script|<\s*scr\b[^>]{0,20}ipt",
+        r"<\s*script(?:[\s/+][^>]*(?:src|href|type|=)|[^>]*>\s*[^\s<]*[(.=\[`{;:+'\"!]|[^>]*>[^a-z\s]|[^>]*>?\s*$)|<\s*/\s*script|<\s*scr\b[^>]*ipt",
     ),
     Signature("xss.handler", "xss", 5, r"<[a-z!?/][^<>]*[\s/\"'`\x0b\x0c]" + _EVENTS + r"\s*="),
-    Signature(
-        "xss.breakout", "xss", 5, r"[\"'`][^<>\"'`]{0,60}[\s/\"'`>]?\b" + _EVENTS + r"\s*=\s*[\"'`]?\s*[\w(\[{/]"
-    ),
+    Signature("xss.breakout", "xss", 5, r"[\"'`][^<>\"'`]*[\s/\"'`>]?\b" + _EVENTS + r"\s*=\s*[\"'`]?\s*[\w(\[{/]"),
     Signature(
         "xss.attribute",
         "xss",
         4,
-        r"^[^<]{0,40}\b" + _EVENTS + r"\s*=\s*[\"'`]?\s*[^\s\"'`]{0,60}[(`]",
+        r"^[^<]*\b" + _EVENTS + r"\s*=\s*[\"'`]?\s*[^\s\"'`]*[(`]",
         places=SHORT | WRITTEN,
     ),
     Signature(
@@ -222,26 +220,26 @@ SIGNATURES: tuple[Signature, ...] = (
         "xss.tag",
         "xss",
         3,
-        r"<\s*/?\s*(?:[a-z][\w:-]{0,20})(?:[\s/][^<>]*)?(?:>|$)",
+        r"<\s*/?\s*(?:[a-z][\w:-]*)(?:[\s/][^<>]*)?(?:>|$)",
         places=frozenset({"path", "query", "header", "cookie"}),
     ),
     Signature(
         "xss.scheme",
         "xss",
         5,
-        r"(?:^|[\"'=(\s>])(?:javascript|vbscript|livescript|mocha)\s*:\s*(?:[\w$.\[\]'\"+\s/*]{0,60}[(`=\[]|//|%0a|\\|<)",
+        r"(?:^|[\"'=(\s>])(?:javascript|vbscript|livescript|mocha)\s*:\s*(?:[\w$.\[\]'\"+\s/*]*[(`=\[]|//|%0a|\\|<)",
     ),
     Signature(
         "xss.data",
         "xss",
         5,
-        r"\bdata:\s*(?:text/(?:html|xml|javascript)|image/svg\+xml|application/(?:xhtml\+xml|javascript))[^,]{0,60},\s*(?:<|%3c|phn|pcf|pgg)",
+        r"\bdata:\s*(?:text/(?:html|xml|javascript)|image/svg\+xml|application/(?:xhtml\+xml|javascript))[^,]*,\s*(?:<|%3c|phn|pcf|pgg)",
     ),
     Signature(
         "xss.call",
         "xss",
         5,
-        r"^[\s\"'`;,:)}\]+*/\\&|%(-]{0,20}\(?\s*(?:alert|confirm|prompt|eval|print|settimeout|setinterval)\s*\)?\s*(?:\?\.)?\s*(?:\.\s*(?:call|apply|bind)\s*)?[(`][^\s]?",
+        r"^[\s\"'`;,:)}\]+*/\\&|%(-]*\(?\s*(?:alert|confirm|prompt|eval|print|settimeout|setinterval)\s*\)?\s*(?:\?\.)?\s*(?:\.\s*(?:call|apply|bind)\s*)?[(`][^\s]?",
     ),
     Signature(
         "xss.code",
@@ -286,9 +284,9 @@ SIGNATURES: tuple[Signature, ...] = (
         5,
         r"(?:^|[/\\=:;,'\"\s(&])(?:\.{2,}(?:[/\\;|]|$)+){3,}|(?:\.{2}[/\\]+){2,}"
         + _FILES
-        + r"|(?:\.{2}[\\/]){1,}[\w.]{0,20}\x00",
+        + r"|(?:\.{2}[\\/]){1,}[\w.]*\x00",
     ),
-    Signature("path.up-file", "traversal", 5, r"\.{2,}[/\\;]+(?:[\w.-]{0,30}[/\\]+){0,6}" + _FILES),
+    Signature("path.up-file", "traversal", 5, r"\.{2,}[/\\;]+(?:[\w.-]*[/\\]+){0,6}" + _FILES),
     Signature("path.up-two", "traversal", 4, r"(?:^|[/\\=:])(?:\.{2}[/\\]+){2}", places=SHORT),
     Signature(
         "path.odd",
@@ -302,7 +300,7 @@ SIGNATURES: tuple[Signature, ...] = (
         5,
         r"^(?:file:|[a-z]:)?[/\\.]+"
         + _FILES
-        + r"|^(?:etc/(?:passwd|shadow)|\.env|\.htaccess|\.htpasswd)$|^\W{0,4}(?:[a-z]:)[/\\]+(?:windows|winnt|boot\.ini|inetpub)\b|^\\\\[\w.:\[\]-]{1,60}\\\w{1,20}\$",
+        + r"|^(?:etc/(?:passwd|shadow)|\.env|\.htaccess|\.htpasswd)$|^\W{0,4}(?:[a-z]:)[/\\]+(?:windows|winnt|boot\.ini|inetpub)\b|^\\\\[\w.:\[\]-]+\\\w{1,20}\$",
     ),
     Signature(
         "path.system",
@@ -329,7 +327,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "cmd.chain-start",
         "command",
         5,
-        r"(?:[;|&`]|^[^\s]{0,30}[\r\n])\s*(?:/?(?:usr/)?(?:local/)?s?bin/)?"
+        r"(?:[;|&`]|^[^\s]*[\r\n])\s*(?:/?(?:usr/)?(?:local/)?s?bin/)?"
         + _COMMANDS
         + r"(?:\s+-|\s+/|\s*$|\$ifs|\s*[;|&`#])",
     ),
@@ -337,7 +335,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "cmd.vague",
         "command",
         5,
-        r"(?:;|\|{1,2}|&&?|^[^\s]{0,30}[\r\n]|`|\$\()\s*(?:/?(?:usr/)?s?bin/)?"
+        r"(?:;|\|{1,2}|&&?|^[^\s]*[\r\n]|`|\$\()\s*(?:/?(?:usr/)?s?bin/)?"
         + _VAGUE
         + r"(?:\s+-{1,2}[a-z]|\s+/(?:etc|bin|usr|tmp|var|home|root|proc|dev|opt)?\b|\s+[a-z]:\\|\s+[\w.-]*/[\w./*-]+|\s*>{1,2}\s*[\w./&]|\s+[\"'$%*~?]|\s*<|\+-|\+/|\s+\d+(?:\.\d+\.\d+\.\d+)?\s*(?:[;|&`)#\n]|$)|\s+[\w.-]+\.(?:txt|php|sh|py|pl|conf|ini|log|exe|bat|asp|jsp|cgi|cfg|xml)\b)",
     ),
@@ -345,7 +343,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "cmd.bare",
         "command",
         5,
-        r"^[\s\w.:@/'\"-]{0,60}(?:;|\|{1,2}|&&?|`|\$\(|\n|\r|%0a)+\s*(?:/?(?:usr/)?s?bin/)?(?:id|ls|dir|ps|pwd|env|set|who|w|cat|whoami|ver|date|uptime|ipconfig|ifconfig|netstat|uname|hostname|sleep\s+\d+|ping\s+\S+)\s*(?:;|\|{1,2}|&|`|\)|#|\n|\r|'|\"|$)+\s*$",
+        r"^[\s\w.:@/'\"-]*(?:;|\|{1,2}|&&?|`|\$\(|\n|\r|%0a)+\s*(?:/?(?:usr/)?s?bin/)?(?:id|ls|dir|ps|pwd|env|set|who|w|cat|whoami|ver|date|uptime|ipconfig|ifconfig|netstat|uname|hostname|sleep\s+\d+|ping\s+\S+)\s*(?:;|\|{1,2}|&|`|\)|#|\n|\r|'|\"|$)+\s*$",
         places=SHORT | WRITTEN,
     ),
     Signature(
@@ -376,7 +374,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "cmd.fetch",
         "command",
         4,
-        r"\b(?:wget|curl|fetch|lwp-request|certutil|bitsadmin|invoke-webrequest|iwr|downloadstring|downloadfile)\b[^\n]{0,60}(?:https?|ftp|tftp)://",
+        r"\b(?:wget|curl|fetch|lwp-request|certutil|bitsadmin|invoke-webrequest|iwr|downloadstring|downloadfile)\b[^\n]*(?:https?|ftp|tftp)://",
         soft=True,
     ),
     Signature(
@@ -423,7 +421,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "java.code",
         "java",
         5,
-        r"\bjava\.lang\.(?:runtime|processbuilder|class|system|thread|process|classloader|reflect|math)\b|\bruntime\s*\.\s*getruntime|getruntime\s*\(|\bprocessbuilder\s*\(|\bclass\s*\.\s*(?:module|classloader|forname|protectiondomain)|\.classloader\b|getclass\s*\(\s*\)|\bjavax\.(?:script|naming|management|el)\b|\bfreemarker\.template\.utility|com\.sun\.(?:rowset|org\.apache)|org\.apache\.(?:commons\.(?:collections|fileupload|io)|xalan|wicket|naming|catalina)|org\.springframework\.(?:context|beans|core|expression)|\bognl\.|#_?memberaccess|@java\.|#context\b|xwork\.|multipartrequestwrapper|\bt\s*\(\s*java\.|<java\b[^>]{0,80}class=|scriptenginemanager",
+        r"\bjava\.lang\.(?:runtime|processbuilder|class|system|thread|process|classloader|reflect|math)\b|\bruntime\s*\.\s*getruntime|getruntime\s*\(|\bprocessbuilder\s*\(|\bclass\s*\.\s*(?:module|classloader|forname|protectiondomain)|\.classloader\b|getclass\s*\(\s*\)|\bjavax\.(?:script|naming|management|el)\b|\bfreemarker\.template\.utility|com\.sun\.(?:rowset|org\.apache)|org\.apache\.(?:commons\.(?:collections|fileupload|io)|xalan|wicket|naming|catalina)|org\.springframework\.(?:context|beans|core|expression)|\bognl\.|#_?memberaccess|@java\.|#context\b|xwork\.|multipartrequestwrapper|\bt\s*\(\s*java\.|<java\b[^>]*class=|scriptenginemanager",
     ),
     Signature("java.object", "java", 5, r"(?:^|[=:\s])ro0ab[qxn][a-z0-9+/]{8}|\baced0005[0-9a-f]{4}"),
     Signature(
@@ -479,7 +477,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "jndi",
         "log4shell",
         5,
-        r"\$\{[^}]{0,60}?(?:jndi|lower:|upper:|env:|sys:|date:'|::-|ctx:|base64:|main:|k8s:|java:|bundle:|marker:|docker:|spring:|web:)|\bjndi:(?:ldaps?|rmi|dns|iiop|corba|nds|http|nis)",
+        r"\$\{[^}]*(?:jndi|lower:|upper:|env:|sys:|date:'|::-|ctx:|base64:|main:|k8s:|java:|bundle:|marker:|docker:|spring:|web:)|\bjndi:(?:ldaps?|rmi|dns|iiop|corba|nds|http|nis)",
     ),
     Signature(
         "shellshock",
@@ -498,7 +496,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "mail.header",
         "mail",
         5,
-        r"[\r\n]+\s*(?:rcpt\s+to|mail\s+from)\s*:|^[^\s]{0,80}[\r\n]+\s*(?:bcc|cc|to|from|reply-to|content-type|mime-version|subject)\s*:\s*\S[^\r\n]*$|[\r\n]\s*b?cc\s*:\s*\S+@|^[\r\n]+\s*(?:quit|data|rset|noop|vrfy|expn|help|ehlo|helo|auth)\b|[\r\n]\s*\.\s*[\r\n]+\s*(?:quit|mail|data)|[\r\n]\s*[a-z]{0,4}\d{1,5}\s+(?:capability|fetch|login|logout|list|select|examine|search|noop|create|delete|status|append|store|copy|uid|lsub|expunge)\b",
+        r"[\r\n]+\s*(?:rcpt\s+to|mail\s+from)\s*:|^[^\s]*[\r\n]+\s*(?:bcc|cc|to|from|reply-to|content-type|mime-version|subject)\s*:\s*\S[^\r\n]*$|[\r\n]\s*b?cc\s*:\s*\S+@|^[\r\n]+\s*(?:quit|data|rset|noop|vrfy|expn|help|ehlo|helo|auth)\b|[\r\n]\s*\.\s*[\r\n]+\s*(?:quit|mail|data)|[\r\n]\s*[a-z]{0,4}\d{1,5}\s+(?:capability|fetch|login|logout|list|select|examine|search|noop|create|delete|status|append|store|copy|uid|lsub|expunge)\b",
         places=SHORT | WRITTEN,
     ),
     Signature(
@@ -517,7 +515,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "xml.entity",
         "xxe",
         5,
-        r"<!entity\b|<!doctype\s+[\w:-]+\s*(?:\[|system\s|public\s+[\"'][^\"']{0,80}[\"']\s+[\"'](?:https?://(?:[a-vx-z]|w[^w]|ww[^w])|file|ftp|//))|<!element\b|<!attlist\b|<xi:include\b|2001/xinclude|\+adw-?[a-z!]|\bencoding\s*=\s*[\"']utf-7|<xs:(?:include|import|schema|redefine)\b|<xsl:(?:value-of|include|import|variable|template)\b|<\?xml-stylesheet",
+        r"<!entity\b|<!doctype\s+[\w:-]+\s*(?:\[|system\s|public\s+[\"'][^\"']*[\"']\s+[\"'](?:https?://(?:[a-vx-z]|w[^w]|ww[^w])|file|ftp|//))|<!element\b|<!attlist\b|<xi:include\b|2001/xinclude|\+adw-?[a-z!]|\bencoding\s*=\s*[\"']utf-7|<xs:(?:include|import|schema|redefine)\b|<xsl:(?:value-of|include|import|variable|template)\b|<\?xml-stylesheet",
     ),
     Signature(
         "xml.location", "xxe", 4, r"\bschemalocation\s*=\s*[\"'][^\"']*(?:https?://|//|file:)(?:[a-vx-z]|w[^w]|ww[^w])"
@@ -541,13 +539,13 @@ SIGNATURES: tuple[Signature, ...] = (
         "ssrf.local",
         "ssrf",
         3,
-        r"^(?:https?:)?//(?:[^/@\s]{0,60}@)?(?:localhost|127\.\d+\.\d+\.\d+|127\.1\b|0\.0\.0\.0|\[?::1\]?|\[::\]|10\.\d+\.\d+\.\d+|192\.168\.\d+\.\d+|172\.(?:1[6-9]|2\d|3[01])\.\d+\.\d+)(?:[:/]|$)",
+        r"^(?:https?:)?//(?:[^/@\s]*@)?(?:localhost|127\.\d+\.\d+\.\d+|127\.1\b|0\.0\.0\.0|\[?::1\]?|\[::\]|10\.\d+\.\d+\.\d+|192\.168\.\d+\.\d+|172\.(?:1[6-9]|2\d|3[01])\.\d+\.\d+)(?:[:/]|$)",
     ),
     Signature(
         "ssrf.odd",
         "ssrf",
         5,
-        r"^(?:https?:)?//(?:0x[0-9a-f]{2,8}|0[0-7]{3,11}|\d{8,10}|(?:0x[0-9a-f]{1,2}\.){1,3}0x[0-9a-f]{1,6}|(?:0[0-7]{1,4}\.){3}0[0-7]{1,4})(?:[:/]|$)|^https?://[^/\s]{1,60}(?:nip\.io|xip\.io|sslip\.io|localtest\.me|lvh\.me)\b",
+        r"^(?:https?:)?//(?:0x[0-9a-f]{2,8}|0[0-7]{3,11}|\d{8,10}|(?:0x[0-9a-f]{1,2}\.){1,3}0x[0-9a-f]{1,6}|(?:0[0-7]{1,4}\.){3}0[0-7]{1,4})(?:[:/]|$)|^https?://[^/\s]+(?:nip\.io|xip\.io|sslip\.io|localtest\.me|lvh\.me)\b",
     ),
     Signature("oob", "ssrf", 5, _OUT_OF_BAND),
     # Databases of documents
@@ -558,7 +556,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "nosql.code",
         "nosql",
         5,
-        r"\bdb\s*\.\s*\w+\s*\.\s*(?:insert\w*|find\w*|drop|update\w*|remove|delete\w*|aggregate|save|count\w*|mapreduce|getcollectionnames)\s*\(|\bdb\.(?:getcollectionnames|dropdatabase|version|adduser|stats)\s*\(|\bnew\s+date\s*\(\s*\)\s*[;)-].{0,60}\b(?:while|do)\b|\b(?:while|for|do)\b.{0,60}\bnew\s+date\s*\(|\bthis\.\w+\s*(?:==|!=|>|<|\.match\s*\(|\.length|\[)|['\"]\s*(?:\|\||&&)\s*['\"]?\w*['\"]?\s*(?:={2,3}|!={1,2}|>|<)\s*['\"]?\w*|[;'\"}]\s*return\s+(?:true|1\s*==)|\btojson(?:oneline)?\s*\(|\bsleep\s*\(\s*\d{3,}\s*\)",
+        r"\bdb\s*\.\s*\w+\s*\.\s*(?:insert\w*|find\w*|drop|update\w*|remove|delete\w*|aggregate|save|count\w*|mapreduce|getcollectionnames)\s*\(|\bdb\.(?:getcollectionnames|dropdatabase|version|adduser|stats)\s*\(|\bnew\s+date\s*\(\s*\)\s*[;)-].*\b(?:while|do)\b|\b(?:while|for|do)\b.*\bnew\s+date\s*\(|\bthis\.\w+\s*(?:==|!=|>|<|\.match\s*\(|\.length|\[)|['\"]\s*(?:\|\||&&)\s*['\"]?\w*['\"]?\s*(?:={2,3}|!={1,2}|>|<)\s*['\"]?\w*|[;'\"}]\s*return\s+(?:true|1\s*==)|\btojson(?:oneline)?\s*\(|\bsleep\s*\(\s*\d{3,}\s*\)",
     ),
     Signature("graphql.introspection", "graphql", 5, r"\b__schema\b\s*\{|\b__type\s*\(|introspectionquery\s*\{"),
     Signature(
@@ -579,7 +577,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "sql.words",
         "sql",
         5,
-        r"\b(?:select|insert|update|delete|drop|union|alter|create)\b.{1,60}\b(?:from|into|set|table|select|where|database)\b",
+        r"\b(?:select|insert|update|delete|drop|union|alter|create)\b.+\b(?:from|into|set|table|select|where|database)\b",
         level=3,
     ),
     Signature("meta.quote", "meta", 2, r"['\"`]", level=3),

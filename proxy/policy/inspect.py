@@ -5,40 +5,41 @@ from __future__ import annotations
 import functools
 
 from proxy.filter import Rule
-from proxy.filters.inspection import Exclusion, Inspection, Terms
+from proxy.filters.inspection import Inspection, Terms
 from proxy.inspect.bodies import BodyTerms
 from proxy.inspect.detector import Detector
 from proxy.inspect.json_check import JsonTerms
-from proxy.policy.models.inspect import InspectModel, ValidationModel
+from proxy.inspect.judge import Exclusion, Judge
+from proxy.policy.models.inspect import InspectModel, JudgeModel, ValidationModel
 
 
 @functools.cache
-def detector(level: int) -> Detector:
+def _detector(level: int) -> Detector:
     """Patterns are compiled once a process."""
     return Detector(level)
 
 
+def judge_of(model: JudgeModel) -> Judge:
+    exclusions = tuple(Exclusion(one.rule, one.at, one.place) for one in model.exclude)
+    return Judge(_detector(model.level), model.threshold, exclusions)
+
+
 def inspection_of(
-    validation: ValidationModel | None, validation_rule: Rule | None, model: InspectModel | None, rule: Rule | None
+    validation: ValidationModel | None, validation_rule: Rule | None, inspect: InspectModel | None, rule: Rule | None
 ) -> Inspection:
-    return Inspection(validation_rule, rule, terms_of(model or InspectModel(), validation))
-
-
-def terms_of(model: InspectModel, validation: ValidationModel | None) -> Terms:
-    return Terms(
-        detector(model.level),
-        model.threshold,
-        tuple(Exclusion(one.rule, one.at, one.place) for one in model.exclude),
+    model = inspect or InspectModel()
+    terms = Terms(
         model.headers,
         model.timeout,
         model.on_timeout,
         model.max_body,
         model.on_oversize,
-        body_terms(validation) if validation else BodyTerms(inflate=model.max_body, dtd=True),
+        _body_terms(validation) if validation else BodyTerms(inflate=model.max_body, dtd=True),
     )
+    return Inspection(validation_rule, rule, judge_of(model), terms)
 
 
-def body_terms(model: ValidationModel) -> BodyTerms:
+def _body_terms(model: ValidationModel) -> BodyTerms:
     return BodyTerms(
         json=JsonTerms(
             model.json_.depth,

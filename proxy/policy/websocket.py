@@ -8,8 +8,7 @@ from typing import Any
 import jsonschema_rs
 
 from proxy.filter import Mode, OnVerdict, Rule
-from proxy.filters.inspection import Judge
-from proxy.policy.inspect import terms_of as terms_for
+from proxy.policy.inspect import judge_of
 from proxy.policy.limits import limit_of
 from proxy.policy.models.websocket import MessageRuleModel, WebSocketModel
 from proxy.throttle.charge import Limiter
@@ -61,8 +60,8 @@ def message_rule(name: str, model: MessageRuleModel, on_verdict: OnVerdict, *, p
     if model.schemas:
         schemas = {kind: _schema(one) for kind, one in model.schemas.items()}
         checks.append(Schemas(model.field, schemas, others=model.other_types == "pass"))
-    if model.inspect is not None and model.inspect.mode != "off":
-        checks.append(Inspected(Judge(terms_for(model.inspect, None))))
+    if model.inspect is not None:
+        checks.append(Inspected(judge_of(model.inspect)))
     if model.rate is not None:
         checks.append(Rate(model.rate, "messages", _cost(model.field, model.costs)))
     if model.volume is not None:

@@ -8,8 +8,8 @@ from typing import Any, Literal, Protocol
 
 from proxy.exchange import Exchange
 from proxy.filter import Rule
-from proxy.filters.inspection import Judge, suspicion
 from proxy.filters.throttle import Limit
+from proxy.inspect.judge import Judge, suspicion
 from proxy.inspect.parts import unfolded
 from proxy.rejection import InvalidPayload, MessageRefused, MessageTooLarge, RateLimited
 from proxy.throttle.charge import Charge

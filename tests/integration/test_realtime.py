@@ -169,9 +169,10 @@ async def test_a_pod_that_goes_loses_nobody_anything(pods: Pods) -> None:
     speaker = await pods.talk(manager, 1)
     listeners = [await pods.talk(token) for token in tokens]
     ended = asyncio.Event()
+    said = 0
 
     async def speak() -> int:
-        said = 0
+        nonlocal said
         while not ended.is_set():
             await speaker.done("sendMessage", to="broadcast", content=str(said))
             said += 1
@@ -198,7 +199,10 @@ async def test_a_pod_that_goes_loses_nobody_anything(pods: Pods) -> None:
     listening = [asyncio.create_task(listen(one, token)) for one, token in zip(listeners, tokens, strict=True)]
     pods.proxies[0].signal(signal.SIGTERM)
     await asyncio.wait_for(pods.proxies[0].wait(), 10)
-    await asyncio.sleep(0.3)
+    gone = said
+    async with asyncio.timeout(10):
+        while said < gone + 3:
+            await asyncio.sleep(0.01)
     ended.set()
     total = await speaking
     assert total > 10
@@ -296,7 +300,9 @@ async def test_five_hundred_clients_while_a_master_dies(cluster: Cluster, tmp_pa
 
         speaking = [asyncio.create_task(speak(number)) for number in range(rooms)]
         listening = [asyncio.create_task(listen(number)) for number in range(sockets)]
-        await asyncio.sleep(1)
+        async with asyncio.timeout(20):
+            while sum(one["type"] == "newMessage" for one in talkers[-1].heard) < 10:
+                await asyncio.sleep(0.01)
         cluster.nodes[await cluster.owner(slot_of(LASTING))].signal(signal.SIGKILL)
         await asyncio.gather(*speaking)
         heard = await asyncio.gather(*listening)

@@ -24,7 +24,6 @@ from upstream_app.realtime.commands import Commands
 from upstream_app.realtime.feed import POSITION, Feed
 from upstream_app.realtime.hub import UNAUTHENTICATED, Hub, Socket
 from upstream_app.realtime.presence import WATCHERS, Presence
-from upstream_app.web.endpoint import Endpoint
 from upstream_app.web.errors import MONGO_AWAY, ApiError
 from upstream_app.web.requests import checked
 
@@ -126,16 +125,15 @@ class RealtimeApi:
 
     async def _guard(self, socket: Socket) -> None:
         """Close when its token runs out; look now and then whether its rooms are still its own."""
-        while True:
-            left = socket.expires - time.time()
-            if left <= 0:
-                socket.close(UNAUTHENTICATED, "the access token has expired; log in again")
-                return
+        while (left := socket.expires - time.time()) > 0:
             await asyncio.sleep(min(left, RECHECK_EVERY))
             try:
                 await self._commands.recheck(socket)
             except MONGO_AWAY:
                 continue
+            except Exception:
+                log.exception("rooms could not be looked at again")
+        socket.close(UNAUTHENTICATED, "the access token has expired; log in again")
 
     async def _on_text(self, request: web.Request, socket: Socket, text: str) -> None:
         """Every command has an answer; no failure of one ends the connection."""
@@ -169,11 +167,7 @@ class RealtimeApi:
             status = 500
             socket.tell("error", {"message": "The command failed; it has been logged", "status": 500}, ref)
         if kind in AUDITED:
-            await self._audit.write(request, socket.actor, Endpoint(kind, f"/api{PATH}", _no_handler, "", ""), status)
-
-
-async def _no_handler(call: Any) -> web.Response:
-    raise NotImplementedError("commands have handlers of their own")
+            await self._audit.note(request, socket.actor, kind, "realtime", PATH, status)
 
 
 def _command(text: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
+from upstream_app.background import Background
 from upstream_app.events import LASTING, PASSING
 from upstream_app.redis import Client
 
@@ -39,17 +40,17 @@ def place(position: str) -> tuple[int, int]:
     return int(milliseconds), int(number)
 
 
-class Feed:
+class Feed(Background):
     """`last` is the place of the last lasting event that was delivered; `rewound` counts how often a store that lost
-    its newest writes took this reader back."""
+    its newest writes took this reader back; `failing` whether the store did not answer last."""
 
     def __init__(self, redis: Client, deliver: Deliver) -> None:
+        super().__init__("events: feed")
         self._redis: Any = redis  # redis-py's types say that a stream may be anything
         self._deliver = deliver
         self._last = {LASTING: "", PASSING: ""}
-        self._task: asyncio.Task[None] | None = None
-        self._closing = False
         self.rewound = 0
+        self.failing = False
 
     @property
     def last(self) -> str:
@@ -58,16 +59,6 @@ class Feed:
     @property
     def ready(self) -> bool:
         return bool(self.last)
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="events: feed")
-
-    async def close(self) -> None:
-        """redis-py may take a cancellation for a time-out of its own; so the loop looks at `_closing`, too."""
-        self._closing = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
         pause = 0.05
@@ -82,11 +73,20 @@ class Feed:
                     for stream, entries in found or ():
                         for seq, fields in entries:
                             self._last[stream] = seq
-                            self._deliver(_told(seq if stream == LASTING else "", fields))
+                            self._take(stream, seq, fields)
+                    self.failing = False
             except (RedisError, OSError, TimeoutError) as error:
+                self.failing = True
                 log.warning("events are not read", error=type(error).__name__)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 1.0)
+
+    def _take(self, stream: str, seq: str, fields: dict[str, str]) -> None:
+        """An entry that is no event of ours, and a receiver's defect, are logged; the next is still told."""
+        try:
+            self._deliver(_told(seq if stream == LASTING else "", fields))
+        except Exception:
+            log.exception("event not delivered", stream=stream, seq=seq)
 
     async def _find_place(self) -> None:
         """Behind the newest at first; after a loss of the store never before what it gives next.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections import Counter
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from upstream_app.auth.permissions import Actor
+from upstream_app.background import Background
 from upstream_app.events import Events
 from upstream_app.redis import Client
 
@@ -23,7 +23,8 @@ MAX_SHOWN = 500
 WATCHERS = ["role:dispatcher", "role:manager", "role:admin", "role:super_admin"]
 
 CHANGE = """
-local changed = {}
+local changed, time = {}, redis.call('TIME')
+local now = time[1] + time[2] / 1000000
 local function gone(member)
   if redis.call('ZREM', KEYS[1], member) == 1 then
     local user = string.match(member, '^[^/]+')
@@ -35,7 +36,7 @@ local function gone(member)
 end
 if ARGV[1] == 'hold' then
   for at = 3, #ARGV do
-    if redis.call('ZADD', KEYS[1], ARGV[2], ARGV[at]) == 1 then
+    if redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[at]) == 1 then
       local user = string.match(ARGV[at], '^[^/]+')
       if redis.call('HINCRBY', KEYS[2], user, 1) == 1 then changed[#changed + 1] = user end
     end
@@ -43,33 +44,27 @@ if ARGV[1] == 'hold' then
 elseif ARGV[1] == 'leave' then
   for at = 3, #ARGV do gone(ARGV[at]) end
 else
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT', 0, 500)) do gone(member) end
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 500)) do gone(member) end
 end
 return changed
 """
-"""Users that came, or went, by what was asked: hold leases until ARGV[2], leave them, or sweep what ran out by it."""
+"""Users that came, or went, by what was asked: hold leases for ARGV[2] seconds, leave them, or sweep what ran out; by
+the store's clock, since instances' differ."""
 
 
-class Presence:
+class Presence(Background):
     """`enter` and `leave` a socket; what that changes for a user is told to those who watch."""
 
     def __init__(self, redis: Client, events: Events) -> None:
+        super().__init__("presence")
         self._redis = redis
         self._events = events
         self._instance = secrets.token_hex(8)
         self._sockets: Counter[str] = Counter()
         self._names: dict[str, str] = {}
-        self._task: asyncio.Task[None] | None = None
-        self._closing = False
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="presence")
 
     async def close(self) -> None:
-        self._closing = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await super().close()
         await self._change("leave", list(self._sockets))
 
     async def enter(self, actor: Actor) -> None:
@@ -96,13 +91,12 @@ class Presence:
             return []
 
     async def _change(self, what: str, users: list[str]) -> None:
-        until = time.time() + (LEASE_SECONDS if what == "hold" else 0)
         members = [f"{user}/{self._instance}" for user in users]
         if what != "sweep" and not members:
             return
         try:
             async with asyncio.timeout(DEADLINE):
-                script = self._redis.eval(CHANGE, 2, LEASES, ONLINE, what, str(until), *members)
+                script = self._redis.eval(CHANGE, 2, LEASES, ONLINE, what, str(LEASE_SECONDS), *members)
                 changed = await cast("Any", script)
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("presence is not kept", error=type(error).__name__)

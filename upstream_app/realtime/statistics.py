@@ -11,6 +11,7 @@ import structlog
 from pymongo.errors import PyMongoError
 from redis.exceptions import RedisError
 
+from upstream_app.background import Background
 from upstream_app.events import Events
 from upstream_app.jobs.store import JobStore
 from upstream_app.realtime.hub import Hub
@@ -23,27 +24,17 @@ LEASE = "{simplepro-app:events}:statistics"
 EVERY = 5.0
 
 
-class Statistics:
+class Statistics(Background):
     def __init__(
         self, redis: Client, events: Events, jobs: JobStore, presence: Presence, hub: Hub, every: float = EVERY
     ) -> None:
+        super().__init__("statistics")
         self._redis = redis
         self._events = events
         self._jobs = jobs
         self._presence = presence
         self._hub = hub
         self._every = every
-        self._task: asyncio.Task[None] | None = None
-        self._closing = False
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="statistics")
-
-    async def close(self) -> None:
-        self._closing = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     async def now(self) -> dict[str, Any]:
         """Jobs of today by state, and who is online."""

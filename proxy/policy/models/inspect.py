@@ -54,17 +54,22 @@ class ExclusionModel(Model):
     place: Place | Literal[""] = ""
 
 
-class InspectModel(RuleModel):
-    """Values that look like attacks are refused with 403 from `threshold` on; `level` is how much is suspected.
+class JudgeModel(Model):
+    """How much is suspected (`level`), from what score on a value is refused, and what does not count."""
+
+    level: Annotated[int, Field(ge=1, le=3)] = 1
+    threshold: Annotated[float, Field(ge=1, le=100)] = 5
+    exclude: list[ExclusionModel] = []
+
+
+class InspectModel(JudgeModel, RuleModel):
+    """Values that look like attacks are refused with 403.
 
     `max_body` is how much of a body is read; `on_oversize` what becomes of a larger one: `refuse`, `pass`, or `head`
     (judged by its first bytes). Large bodies are read by a thread, within `timeout`.
     """
 
-    level: Annotated[int, Field(ge=1, le=3)] = 1
-    threshold: Annotated[float, Field(ge=1, le=100)] = 5
     headers: bool = True
-    exclude: list[ExclusionModel] = []
     max_body: Size = 1024 * 1024
     on_oversize: Literal["refuse", "pass", "head"] = "refuse"
     timeout: Span = 1.0

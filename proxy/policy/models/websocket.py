@@ -9,7 +9,7 @@ import jsonschema_rs
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from proxy.policy.models.base import _ORIGIN, Model, Name, Rates, RuleModel
-from proxy.policy.models.inspect import InspectModel
+from proxy.policy.models.inspect import JudgeModel
 from proxy.policy.models.limits import LimitModel
 from proxy.policy.values import Duration, Share, Size, listed, seconds, size
 
@@ -78,7 +78,7 @@ class MessageRuleModel(RuleModel):
     schemas: dict[str, dict[str, Any]] = {}
     other_types: Literal["pass", "refuse"] = "refuse"
     costs: dict[str, Annotated[int, Field(ge=0, le=1000)]] = {}
-    inspect: InspectModel | None = None
+    inspect: JudgeModel | None = None
 
     @property
     def reads(self) -> bool:

@@ -53,6 +53,7 @@ async def test_a_refusal_says_which_rule_and_where_and_nothing_of_the_payload(
     assert bodies == []
     for request in (
         b"GET /?q=%27%20or%201%3D1--%20 HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /?$where=1 HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET /?user[$ne]=1 HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nX-Api: ${jndi:ldap://x/a}\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nCookie: a=1; b=<script>alert(1)</script>\r\n\r\n",
@@ -82,6 +83,27 @@ async def test_shadow_counts_and_lets_pass(serve: Start, upstream: ScriptedUpstr
         ("all.inspect", "attack-suspected", "shadow"): 1,
         ("all.validation", "invalid-body", "shadow"): 1,
     }
+
+
+async def test_a_body_is_inspected_where_its_form_is_only_shadowed(
+    serve: Start, upstream: ScriptedUpstream, bodies: list[bytes]
+) -> None:
+    served = await serve(upstream.port, policies="{inspect: {}, validation: {mode: shadow}}")
+    status, told = await post(served, b"<script>alert(1)</script>")
+    assert (status, orjson.loads(told)["rule"]) == (403, "all.inspect")
+    served = await serve(upstream.port, policies="{inspect: {max_body: 1KiB, on_oversize: head}, validation: {}}")
+    assert (await post(served, orjson.dumps(["fine"] * 500)))[0] == 200, "what is cut is not malformed for that"
+    assert (await post(served, ATTACK + b" " * 2000))[0] == 403
+
+
+async def test_the_name_that_is_refused_is_not_repeated(
+    serve: Start, upstream: ScriptedUpstream, bodies: list[bytes]
+) -> None:
+    served = await serve(upstream.port, policies="{inspect: {}}")
+    status, _, body = await served.ask(b"GET /?<svg/onload=alert(7)> HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert status == 403
+    assert b"alert" not in body
+    assert b"onload" not in body
 
 
 async def test_what_is_no_body_of_its_type(serve: Start, upstream: ScriptedUpstream, bodies: list[bytes]) -> None:
@@ -139,3 +161,5 @@ def test_the_command_shows_what_each_value_is_worth(tmp_path: Path) -> None:
     request.write_bytes(b"GET /a?q=hello HTTP/1.1\r\nHost: x\r\n\r\n")
     asked = CliRunner().invoke(main, ["inspect", "--policy", str(ROOT / "config" / "waf.yaml"), str(request)])
     assert (asked.exit_code, asked.output) == (0, "nothing is found\n")
+    asked = CliRunner().invoke(main, ["inspect", "--policy", str(ROOT / "config" / "minimal.yaml"), str(request)])
+    assert (asked.exit_code, asked.output) == (1, "route everything inspects nothing\n")

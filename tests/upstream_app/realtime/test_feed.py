@@ -139,6 +139,13 @@ async def test_a_store_that_lost_its_newest_writes_is_followed(store: Store) -> 
     assert numbers(heard) == [1, 3]
 
 
+async def test_what_is_no_event_is_passed_over(store: Store) -> None:
+    (_, heard), events, client = await store.feed(), store.events(), store.client()
+    await client.xadd(LASTING, {"somebody": "else's"})
+    events.publish("x", ["a"], {"n": 1})
+    await until(lambda: len(heard) == 1)
+
+
 async def test_a_killed_instance_loses_its_users(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("upstream_app.realtime.presence.EVERY", 0.05)
     (_, heard), client = await store.feed(), store.client()
