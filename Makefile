@@ -65,7 +65,8 @@ bench-sockets: setup system build/runtime/.installed ## the same for WebSockets:
 	@$(BIN)/python -m tests.bench.sockets --only "$(ONLY)" --connections "$(or $(CONNECTIONS),100$(COMMA)1000)" \
 		--seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),10)"
 
-soak-sockets: setup build/runtime/.installed ## SOCKETS=5000 open, a message a second each, for SECONDS=60
+soak-sockets: setup build/runtime/.installed ## SOCKETS=5000 open, a message a second each, for SECONDS=60; and a SIGTERM with 1,000
+	@$(BIN)/python -m tests.bench.sockets --drain 1000
 	@$(BIN)/python -m tests.bench.sockets --soak "$(or $(SOCKETS),5000)" \
 		--seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)"
 

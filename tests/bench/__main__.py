@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from joserfc import jwt
@@ -217,9 +217,12 @@ def measure(name: str, pid: int, port: int, connections: int, seconds: int) -> R
     }
 
 
-def table(rows: list[Row]) -> str:
+def table(
+    rows: list[Row], noun: str = "connections", unit: str = "requests/s", last: str = "RSS MiB",
+    shown: Callable[[Row], object] = lambda row: row["rss_mb"],
+) -> str:  # fmt: skip
     lines = [
-        "| name | connections | CPU µs | × Envoy | requests/s | p50 ms | p99 ms | RSS MiB |",
+        f"| name | {noun} | CPU µs | × Envoy | {unit} | p50 ms | p99 ms | {last} |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     envoy = {row["connections"]: float(row["cpu_us"]) for row in rows if row["name"] == "envoy"}
@@ -228,7 +231,7 @@ def table(rows: list[Row]) -> str:
         ratio = f"{float(row['cpu_us']) / base:.2f}" if base else ""
         lines.append(
             f"| {row['name']} | {row['connections']} | {row['cpu_us']} | {ratio} | {row['rps']} "
-            f"| {row['p50_ms']} | {row['p99_ms']} | {row['rss_mb']} |"
+            f"| {row['p50_ms']} | {row['p99_ms']} | {shown(row)} |"
         )
     return "\n".join(lines)
 

@@ -3,7 +3,8 @@
 python -m tests.bench.echo serve PORT
 python -m tests.bench.echo load PORT PATH SOCKETS WARM_SECONDS SECONDS INTERVAL   (INTERVAL 0: each asks again at once)
 
-`load` says `steady` when its window begins, `done` when it ends, then a line of JSON: messages, p50_ms, p99_ms, closed.
+`load` says `steady` when its window begins, `done` when it ends, then a line of JSON: messages, p50_ms, p99_ms,
+closed, closes by second of the window, codes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import random
 import sys
 import time
+from collections import Counter
 from typing import cast
 
 import uvloop
@@ -87,6 +89,9 @@ class Asking(asyncio.Protocol):
             self._open = True
             self.opened.set_result(None)
             return
+        if data[0] == 0x88:
+            self.load.on_close(int.from_bytes(data[2:4]))
+            return
         self._held += len(data)
         if self._held >= len(ANSWER):
             self._held -= len(ANSWER)
@@ -106,6 +111,13 @@ class Load:
         self.closed = 0
         self.counting = False
         self.times: list[float] = []
+        self.began = 0.0
+        self.closes: Counter[int] = Counter()
+        self.codes: Counter[int] = Counter()
+
+    def on_close(self, code: int) -> None:
+        self.closes[int(time.perf_counter() - self.began)] += 1
+        self.codes[code] += 1
 
     def answered(self, one: Asking) -> None:
         if self.counting:
@@ -131,16 +143,18 @@ async def load(port: int, path: str, sockets: int, warm: float, seconds: float, 
     await asyncio.sleep(warm)
     sys.stdout.write("steady\n")
     sys.stdout.flush()
-    made.counting = True
+    made.counting, made.began = True, time.perf_counter()
     await asyncio.sleep(seconds)
     made.counting = False
     sys.stdout.write("done\n")
     times = sorted(made.times)
     row = {
         "messages": len(times),
-        "p50_ms": round(times[len(times) // 2] * 1000, 2),
-        "p99_ms": round(times[len(times) * 99 // 100] * 1000, 2),
+        "p50_ms": round(times[len(times) // 2] * 1000, 2) if times else 0.0,
+        "p99_ms": round(times[len(times) * 99 // 100] * 1000, 2) if times else 0.0,
         "closed": made.closed,
+        "closes": dict(sorted(made.closes.items())),
+        "codes": dict(made.codes),
     }
     sys.stdout.write(json.dumps(row) + "\n")
     sys.stdout.flush()

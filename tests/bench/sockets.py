@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from tests.bench.__main__ import (
     accounting,
     answered,
     running,
+    table,
 )
 
 ECHO = 9002
@@ -41,7 +43,7 @@ http { access_log off;
    proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $http_connection; } } }
 """
 POLICY = """version: 1
-listener: {address: "127.0.0.1:9034"}
+listener: {address: "127.0.0.1:9034", drain: 10s}
 admin: {address: "127.0.0.1:9934"}
 access_log: {enabled: false}
 clusters:
@@ -55,10 +57,7 @@ policies:
         steady: {rate: 100000000/60s, volume: 10000MiB/1s}
   content:
     websocket:
-      heartbeat: 30s
       messages:
-        size: {max_size: 64KiB, max_frame: 64KiB, fragments: 16}
-        steady: {rate: 100000000/60s, volume: 10000MiB/1s}
         shape:
           json: {depth: 8, keys: 200}
           types: {allow: {"*": [message.send, message.read]}}
@@ -69,7 +68,7 @@ policies:
                 data: {type: object, required: [content], properties: {content: {type: string, maxLength: 5000}}}
 defaults: {use: [heads]}
 routes:
-  content: {match: {path: /content}, to: app, use: [content]}
+  content: {match: {path: /content}, to: app, use: [heads, content]}
   everything: {match: {prefix: /}, to: app}
 """
 PAGE = """# WebSockets: what a message costs
@@ -174,27 +173,23 @@ def soak(sockets: int, seconds: float) -> None:
         raise SystemExit(1)
 
 
+def drain(sockets: int) -> None:
+    """SIGTERM with so many open: how many closes came in each second of the drain's ten, and by which code."""
+    with tempfile.TemporaryDirectory() as name:
+        command, port, path = rivals(Path(name))["proxy-heads"]
+        with echo(), running(command, port, {}, PROXY_CORE) as pid, loading(port, path, sockets, 1, 12, 600) as process:
+            line(process, "proxy")
+            os.kill(pid, signal.SIGTERM)
+            line(process, "proxy")
+            told = json.loads(line(process, "proxy"))
+    sys.stdout.write(f"{sockets} sockets: closes by second of the drain {told['closes']}, codes {told['codes']}\n")
+
+
 @contextlib.contextmanager
 def echo() -> Iterator[None]:
     command = [str(BIN / "python"), "-m", "tests.bench.echo", "serve", str(ECHO)]
     with running(command, ECHO, {}, LOAD_CORE):
         yield
-
-
-def table(rows: list[Row], kilobytes: dict[str, float]) -> str:
-    lines = [
-        "| name | sockets | CPU µs | × Envoy | messages/s | p50 ms | p99 ms | KB a socket |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    envoy = {row["connections"]: float(row["cpu_us"]) for row in rows if row["name"] == "envoy"}
-    for row in rows:
-        base = envoy.get(row["connections"])
-        ratio = f"{float(row['cpu_us']) / base:.2f}" if base else ""
-        lines.append(
-            f"| {row['name']} | {row['connections']} | {row['cpu_us']} | {ratio} | {row['rps']} | {row['p50_ms']} "
-            f"| {row['p99_ms']} | {kilobytes.get(str(row['name']), '')} |"
-        )
-    return "\n".join(lines)
 
 
 def suite(only: list[str], connections: list[int], seconds: float) -> tuple[list[Row], dict[str, float]]:
@@ -224,11 +219,12 @@ def main() -> None:
     cli.add_argument("--connections", default="100,1000")
     cli.add_argument("--seconds", type=float, default=10)
     cli.add_argument("--soak", type=int, default=0, help="so many sockets at a message a second")
+    cli.add_argument("--drain", type=int, default=0, help="so many sockets, and a SIGTERM")
     given = cli.parse_args()
     if answered(ECHO):
         raise SystemExit(f"port {ECHO} is in use")
-    if given.soak:
-        soak(given.soak, given.seconds)
+    if given.soak or given.drain:
+        drain(given.drain) if given.drain else soak(given.soak, given.seconds)
         return
     connections = [int(one) for one in given.connections.split(",")]
     rows, kilobytes = suite([one for one in given.only.split(",") if one], connections, given.seconds)
@@ -236,7 +232,7 @@ def main() -> None:
     path.parent.mkdir(exist_ok=True)
     others = [row for row in (json.loads(path.read_text()) if path.exists() else []) if row["suite"] != "websocket"]
     path.write_text(json.dumps(others + rows, indent=1))
-    shown = table(rows, kilobytes)
+    shown = table(rows, "sockets", "messages/s", "KB a socket", lambda row: kilobytes.get(str(row["name"]), ""))
     sys.stdout.write(shown + "\n")
     if not given.only:
         page = PAGE.format(seconds=given.seconds, idle=max(connections)) + shown + "\n"

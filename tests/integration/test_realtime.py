@@ -107,7 +107,8 @@ async def pods(tmp_path: Path) -> AsyncIterator[Pods]:
     valkey = ServerProcess(servers.valkey(port, tmp_path / "valkey"))
     await valkey.start()
     try:
-        async with running(tmp_path, f"redis://127.0.0.1:{port}", {"SHUTDOWN_TIMEOUT": "4000"}, users=True) as made:
+        environment = {"SHUTDOWN_TIMEOUT": "4000", "SOCKET_LEASE": "4s"}
+        async with running(tmp_path, f"redis://127.0.0.1:{port}", environment, users=True) as made:
             yield made
     finally:
         await valkey.stop()
@@ -131,11 +132,7 @@ async def test_the_reports_limits_of_sockets(pods: Pods) -> None:
     talkers = [await pods.talk(sales, pod % 2) for pod in range(5)]
     assert [await refused(pods, sales, pod) for pod in (0, 1)] == [429, 429], "a sixth of one user, whatever the pod"
     await talkers[0].close()
-    async with asyncio.timeout(5):
-        while True:
-            with contextlib.suppress(aiohttp.WSServerHandshakeError):
-                first = await pods.talk(sales, 1)
-                break
+    first = await admitted(pods, sales, 1)
     await first.ws.send_json({"type": "sendMessage", "data": {"to": "broadcast", "content": "x" * 5_001}})
     told = await first.until("error")
     assert (told["rule"], told["reason"]) == ("sockets.websocket.shape", "invalid-payload")
@@ -150,6 +147,28 @@ async def test_the_reports_limits_of_sockets(pods: Pods) -> None:
     large = await pods.talk(manager, 1)
     await large.ws.send_str('"' + "x" * 70_000 + '"')
     assert await large.closed() == 1009
+
+
+async def admitted(pods: Pods, token: str, pod: int) -> Talker:
+    """Once there is room."""
+    async with asyncio.timeout(15):
+        while True:
+            with contextlib.suppress(aiohttp.WSServerHandshakeError):
+                return await pods.talk(token, pod)
+
+
+async def test_a_killed_pod_gives_back_its_sockets_with_their_lease(pods: Pods) -> None:
+    token = await pods.log_in("sales")
+    for _ in range(5):
+        await pods.talk(token)
+    assert await refused(pods, token, 1) == 429
+    pods.proxies[0].signal(signal.SIGKILL)
+    await pods.proxies[0].wait()
+    assert await refused(pods, token, 1) == 429, "they are held, until the lease is over"
+    await admitted(pods, token, 1)
+    for _ in range(4):
+        await pods.talk(token, 1)
+    assert await refused(pods, token, 1) == 429, "five, and not one more"
 
 
 async def test_a_log_out_closes_at_both_pods(pods: Pods) -> None:

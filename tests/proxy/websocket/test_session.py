@@ -195,11 +195,13 @@ async def test_an_upstream_takes_only_what_it_was_offered(
 
 
 async def test_origins_and_subprotocols(serve: Start, upstream: ScriptedUpstream, application: Application) -> None:
-    policies = '{websocket: {origins: ["https://*.example.com"], subprotocols: [chat.v2]}}'
+    policies = '{websocket: {origins: [self, "https://*.example.com"], subprotocols: [chat.v2]}}'
     served = await serve(upstream.port, policies=policies)
     for lines, status in (
         (["Origin: https://a.example.com"], 101),
         (["Origin: https://example.org"], 403),
+        (["Origin: http://a"], 101),
+        (["Origin: http://a:8080"], 403),
         (["Origin: null"], 403),
         ([], 101),
         (["Sec-WebSocket-Protocol: chat.v1, chat.v2"], 101),
