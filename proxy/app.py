@@ -131,7 +131,10 @@ class Proxy:
         return self.started and not self.listener.draining and not self.stopping.is_set()
 
     def _on_verdict(self, exchange: Exchange, verdict: Verdict) -> None:
-        if not verdict.enforced:
+        if verdict.detail:
+            mode = "enforce" if verdict.enforced else "shadow"
+            self.listener.stats.changes[verdict.rule, verdict.detail, mode] += 1
+        elif not verdict.enforced:
             self.listener.stats.rejections[verdict.rule, verdict.reason, "shadow"] += 1
 
     def _on_rejected(self, exchange: Exchange, rejection: Rejection) -> None:

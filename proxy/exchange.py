@@ -25,6 +25,8 @@ class Verdict:
     reason: str
     status: int
     enforced: bool
+    detail: str = ""
+    """Of what was changed: words of the policy, nothing of what was sent."""
 
 
 class Response:

@@ -62,6 +62,16 @@ class Rule:
         if enforced:
             raise rejection
 
+    def changed(self, exchange: Exchange, detail: str, *, recorded: bool = True) -> None:
+        """Count a change, which only an enforcing rule may make; and record it, but of a WebSocket's many messages.
+
+        `detail` is made of words of the policy.
+        """
+        verdict = Verdict(self.name, "changed", 0, self.mode is Mode.ENFORCE, detail)
+        if recorded:
+            exchange.verdicts += (verdict,)
+        self._on_verdict(exchange, verdict)
+
     def enforces(self, exchange: Exchange) -> bool:
         """Whether the rule may change bytes; where it only shadows, what it would have done is counted here."""
         if self.mode is Mode.ENFORCE:

@@ -46,6 +46,7 @@ ALLOWED = {
         "proxy.filters.throttle",
         "proxy.inspect.judge",
         "proxy.inspect.parts",
+        "proxy.inspect.sanitizer",
         "proxy.rejection",
         "proxy.throttle.charge",
         "proxy.websocket",

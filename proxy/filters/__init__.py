@@ -7,24 +7,27 @@ from proxy.filters.inspection import Inspection
 from proxy.filters.ip_access import IpAccess
 from proxy.filters.request_id import RequestId
 from proxy.filters.request_limits import RequestLimits
+from proxy.filters.sanitization import BodySanitization, Sanitization
 from proxy.filters.security_headers import SecurityHeaders
 from proxy.filters.throttle import Throttle
 from proxy.filters.websocket import WebSocketAccess
 
 ORDER = (
     RequestId, SecurityHeaders, IpAccess, Bans, Cors, WebSocketAccess, Identity, UserBans, Throttle, RequestLimits,
-    Inspection,
+    Sanitization, BodySanitization, Inspection,
 )  # fmt: skip
 
 __all__ = [
     "ORDER",
     "Bans",
+    "BodySanitization",
     "Cors",
     "Identity",
     "Inspection",
     "IpAccess",
     "RequestId",
     "RequestLimits",
+    "Sanitization",
     "SecurityHeaders",
     "Throttle",
     "UserBans",

@@ -30,7 +30,7 @@ from proxy.fleet.board import Board
 from proxy.headers import ASSERTED
 from proxy.policy.clusters import cluster_spec, fallback_of
 from proxy.policy.helmet import header_set
-from proxy.policy.inspect import inspection_of
+from proxy.policy.inspect import inspection_of, sanitization_of
 from proxy.policy.limits import api_keys_of, limit_of, tokens_of
 from proxy.policy.model import Policy, PolicySet
 from proxy.policy.models.base import RuleModel
@@ -259,6 +259,8 @@ def _filters(policy: Policy, used: list[str], on_verdict: OnVerdict, entropy: En
                 rule("inspect", inspect) if inspect else None,
             )
         )
+    if merged.sanitize and merged.sanitize.mode != "off":
+        made.append(sanitization_of(merged.sanitize, rule("sanitize", merged.sanitize)))
     if merged.request and merged.request.mode != "off":
         wanted = merged.request
         made.append(

@@ -1,4 +1,4 @@
-"""A policy's `validation` and `inspect` to the filter that runs."""
+"""A policy's `validation`, `inspect` and `sanitize` to the filters that run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import functools
 
 from proxy.filter import Rule
 from proxy.filters.inspection import Inspection, Terms
+from proxy.filters.sanitization import BodySanitization, Sanitization
 from proxy.inspect.bodies import BodyTerms
+from proxy.inspect.cleaning import DEFAULT_ATTRIBUTES, DEFAULT_TAGS, edits
 from proxy.inspect.detector import Detector
 from proxy.inspect.json_check import JsonTerms
 from proxy.inspect.judge import Exclusion, Judge
+from proxy.inspect.sanitizer import Field, Sanitizer
 from proxy.policy.models.inspect import InspectModel, JudgeModel, ValidationModel
+from proxy.policy.models.sanitize import FieldsModel, SanitizeFieldModel, SanitizeModel
 
 
 @functools.cache
@@ -37,6 +41,28 @@ def inspection_of(
         _body_terms(validation) if validation else BodyTerms(inflate=model.max_body, dtd=True),
     )
     return Inspection(validation_rule, rule, judge_of(model), terms)
+
+
+def sanitizer_of(model: FieldsModel) -> Sanitizer:
+    tags = DEFAULT_TAGS if model.tags is None else frozenset(model.tags)
+
+    def field(at: str, one: SanitizeFieldModel) -> Field:
+        return Field(
+            at, edits(tuple(one.do), model.engine, tags, DEFAULT_ATTRIBUTES), operators="strip_operators" in one.do
+        )
+
+    named = model.fields_
+    return Sanitizer(
+        tuple(field(one.json_, one) for one in named if one.json_ is not None),
+        tuple(field(one.form, one) for one in named if one.form is not None),
+        tuple(field(one.query, one) for one in named if one.query is not None),
+    )
+
+
+def sanitization_of(model: SanitizeModel, rule: Rule) -> Sanitization:
+    of_bodies = any(one.query is None for one in model.fields_)
+    kind = BodySanitization if of_bodies else Sanitization
+    return kind(rule, sanitizer_of(model), told=model.tell)
 
 
 def _body_terms(model: ValidationModel) -> BodyTerms:

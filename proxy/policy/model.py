@@ -17,6 +17,7 @@ from proxy.policy.models.inspect import InspectModel, ValidationModel
 from proxy.policy.models.limits import BansModel, LimitModel
 from proxy.policy.models.listener import AccessLogModel, AdminModel, ListenerModel
 from proxy.policy.models.routes import RouteModel
+from proxy.policy.models.sanitize import SanitizeModel
 from proxy.policy.models.websocket import WebSocketModel
 from proxy.policy.values import Size, Span
 
@@ -29,6 +30,7 @@ class PolicySet(Model):
     security_headers: SecurityHeadersModel | None = None
     request: RequestModel | None = None
     validation: ValidationModel | None = None
+    sanitize: SanitizeModel | None = None
     inspect: InspectModel | None = None
     websocket: WebSocketModel | None = None
 

@@ -8,12 +8,12 @@ from typing import Any
 import jsonschema_rs
 
 from proxy.filter import Mode, OnVerdict, Rule
-from proxy.policy.inspect import judge_of
+from proxy.policy.inspect import judge_of, sanitizer_of
 from proxy.policy.limits import limit_of
 from proxy.policy.models.websocket import MessageRuleModel, WebSocketModel
 from proxy.throttle.charge import Limiter
 from proxy.websocket.messages import Message
-from proxy.websocket.rules import Check, Inspected, Json, MessageRule, Rate, Schemas, Size, Types, type_of
+from proxy.websocket.rules import Check, Inspected, Json, MessageRule, Rate, Sanitized, Schemas, Size, Types, type_of
 from proxy.websocket.terms import UNBOUNDED, SocketTerms
 
 
@@ -49,7 +49,10 @@ def deflate_of(model: WebSocketModel) -> Any:
 
 
 def message_rule(name: str, model: MessageRuleModel, on_verdict: OnVerdict, *, plain_labels: bool) -> MessageRule:
+    rule = Rule(name, Mode(model.mode), on_verdict)
     checks: list[Check] = []
+    if model.sanitize is not None:
+        checks.append(Sanitized(rule, sanitizer_of(model.sanitize)))
     if model.max_size is not None or model.max_frame is not None:
         checks.append(Size(model.max_size or UNBOUNDED, model.max_frame or 0, model.fragments))
     if model.json_ is not None:
@@ -72,7 +75,7 @@ def message_rule(name: str, model: MessageRuleModel, on_verdict: OnVerdict, *, p
             name, model.limit.model_copy(update={"mode": model.mode}), on_verdict, plain_labels=plain_labels
         )
     return MessageRule(
-        Rule(name, Mode(model.mode), on_verdict),
+        rule,
         model.on_violation,
         tuple(checks),
         client=model.direction != "upstream",

@@ -164,7 +164,10 @@ def _unusual(exchange: Exchange) -> bytes:
     if exchange.failure:
         fields["failure"] = exchange.failure
     if exchange.verdicts:
-        fields["verdicts"] = [{"rule": v.rule, "reason": v.reason, "enforced": v.enforced} for v in exchange.verdicts]
+        fields["verdicts"] = [
+            {"rule": v.rule, "reason": v.reason, "enforced": v.enforced} | ({"detail": v.detail} if v.detail else {})
+            for v in exchange.verdicts
+        ]
     if exchange.websocket:
         fields["websocket"] = True
     return b"," + orjson.dumps(fields)[1:-1]

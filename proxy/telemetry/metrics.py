@@ -76,7 +76,12 @@ class Metrics:
         rejections = CounterMetricFamily("proxy_rejections", "Refusals", labels=["rule", "reason", "mode"])
         for key, count in list(self._listener.stats.rejections.items()):
             rejections.add_metric(list(key), count)
-        yield from (requests, seconds, size_in, size_out, in_flight, rejections)
+        changes = CounterMetricFamily(
+            "proxy_changes", "Fields that rules changed, or would have", labels=["rule", "change", "mode"]
+        )
+        for key, count in list(self._listener.stats.changes.items()):
+            changes.add_metric(list(key), count)
+        yield from (requests, seconds, size_in, size_out, in_flight, rejections, changes)
         yield from self._sockets()
 
     def _sockets(self) -> Iterator[Metric]:

@@ -159,12 +159,13 @@ class ClusterStats:
 
 
 class ListenerStats:
-    """Connections and refusals; keys of `rejections` are (rule, reason, mode)."""
+    """Connections, refusals and changes; keys are (rule, reason, mode) and (rule, what, mode)."""
 
-    __slots__ = ("connections", "connections_total", "loop_lag", "rejections")
+    __slots__ = ("changes", "connections", "connections_total", "loop_lag", "rejections")
 
     def __init__(self) -> None:
         self.connections = 0
         self.connections_total = 0
         self.rejections: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self.changes: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         self.loop_lag = Histogram(DURATIONS)

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from proxy.rejection import InvalidPayload, MessageTooLarge
-from proxy.websocket.frames import RSV1, TEXT, unmasked
+from proxy.websocket.frames import RSV1, TEXT, frame, unmasked
 
 TAIL = b"\x00\x00\xff\xff"
 """RFC 7692 section 7.2.2."""
@@ -17,7 +17,18 @@ TAIL = b"\x00\x00\xff\xff"
 class Message:
     """`raws` are its frames as they came, with where each payload begins; `size` is of the payloads as they came."""
 
-    __slots__ = ("_inflated_most", "_json", "_masked", "_payload", "fragments", "opcode", "raws", "size", "type")
+    __slots__ = (
+        "_inflated_most",
+        "_json",
+        "_masked",
+        "_payload",
+        "_replaced",
+        "fragments",
+        "opcode",
+        "raws",
+        "size",
+        "type",
+    )
 
     def __init__(self, opcode: int, masked: bool, inflated_most: int) -> None:
         self.opcode = opcode
@@ -30,6 +41,7 @@ class Message:
         self._inflated_most = inflated_most
         self._payload: bytes | None = None
         self._json: Any = None
+        self._replaced = False
 
     @classmethod
     def of(cls, opcode: int, raw: bytes, head: int, masked: bool, inflated_most: int) -> Message:
@@ -47,8 +59,16 @@ class Message:
 
     @property
     def whole(self) -> bytes:
+        """As it came, or in one frame where a rule changed it."""
+        if self._replaced:
+            return frame(self.opcode, self.payload, masked=self._masked)
         raws = self.raws
         return raws[0][0] if len(raws) == 1 else b"".join([raw for raw, _ in raws])
+
+    def replace(self, payload: bytes) -> None:
+        self._payload = payload
+        self._json = None
+        self._replaced = True
 
     @property
     def is_text(self) -> bool:

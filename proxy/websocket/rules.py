@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from proxy.exchange import Exchange
-from proxy.filter import Rule
+from proxy.filter import Mode, Rule
 from proxy.filters.throttle import Limit
 from proxy.inspect.judge import Judge, suspicion
 from proxy.inspect.parts import unfolded
+from proxy.inspect.sanitizer import Change, Sanitizer, Unreadable
 from proxy.rejection import InvalidPayload, MessageRefused, MessageTooLarge, RateLimited
 from proxy.throttle.charge import Charge
 from proxy.websocket.messages import Message
@@ -177,6 +178,30 @@ class Inspected:
         scored = self._judge.worst(unfolded("message", "", text))
         if scored is not None:
             raise suspicion(scored)
+
+
+class Sanitized:
+    """Named fields of a message's JSON are cleaned; the rules that come after it see what goes on."""
+
+    reads = True
+
+    def __init__(self, rule: Rule, sanitizer: Sanitizer) -> None:
+        self._rule = rule
+        self._sanitizer = sanitizer
+
+    def begin(self) -> None:
+        return None
+
+    def judge(self, state: None, exchange: Exchange, message: Message, now: float) -> None:
+        changes: list[Change] = []
+        try:
+            found = self._sanitizer.json(message.payload, changes)
+        except Unreadable:
+            raise InvalidPayload("a message is no JSON, so it can't be sanitized") from None
+        for at, action in dict.fromkeys(changes):
+            self._rule.changed(exchange, f"{at or '/'} {action}", recorded=False)
+        if changes and self._rule.mode is Mode.ENFORCE:
+            message.replace(found)
 
 
 def type_of(message: Message, name: str) -> str:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from proxy.policy.models.base import _ORIGIN, Model, Name, Rates, RuleModel
 from proxy.policy.models.inspect import JudgeModel
 from proxy.policy.models.limits import LimitModel
+from proxy.policy.models.sanitize import FieldsModel
 from proxy.policy.values import Duration, Share, Size, listed, seconds, size
 
 _VOLUME = re.compile(r"(\S+)\s*/\s*(\S+)")
@@ -79,10 +80,11 @@ class MessageRuleModel(RuleModel):
     other_types: Literal["pass", "refuse"] = "refuse"
     costs: dict[str, Annotated[int, Field(ge=0, le=1000)]] = {}
     inspect: JudgeModel | None = None
+    sanitize: FieldsModel | None = None
 
     @property
     def reads(self) -> bool:
-        return bool(self.json_ or self.types or self.schemas or self.costs or self.inspect)
+        return bool(self.json_ or self.types or self.schemas or self.costs or self.inspect or self.sanitize)
 
     @model_validator(mode="after")
     def _something(self) -> MessageRuleModel:
@@ -95,11 +97,15 @@ class MessageRuleModel(RuleModel):
             self.json_,
             self.types,
             self.inspect,
+            self.sanitize,
         )
         if not any(one is not None for one in named) and not self.schemas:
             raise ValueError(
-                "this rule asks for nothing. Give max_size, rate, volume, limit, json, types, schemas or inspect"
+                "this rule asks for nothing. Give max_size, rate, volume, limit, json, types, schemas, inspect or "
+                "sanitize"
             )
+        if self.sanitize is not None and any(one.json_ is None for one in self.sanitize.fields_):
+            raise ValueError("messages have no parameters. Name fields by json")
         if self.limit is not None and (self.limit.concurrent or self.limit.count != "all" or self.limit.cost != 1):
             raise ValueError("a limit on messages is a rate. Write limit: {limit: 600/1m, key: user}, and costs here")
         for kind, schema in self.schemas.items():

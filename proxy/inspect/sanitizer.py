@@ -1,0 +1,141 @@
+"""Named fields of queries, forms and JSON documents, cleaned; every byte that no change asked for stays as it came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote_plus
+
+import orjson
+
+from proxy.inspect.cleaning import Action, Edit
+from proxy.inspect.parts import decoded
+from proxy.inspect.pointers import Pointers, values
+from proxy.inspect.rewrite import rewritten
+
+JSON_TYPES = (b"application/json",)
+FORM_TYPE = b"application/x-www-form-urlencoded"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """`at` is its pointer or parameter name, as the policy names it; `operators` whether names that databases read as
+    operators (`$ne`, `p[$ne]`) go."""
+
+    at: str
+    edits: tuple[tuple[Action, Edit], ...] = ()
+    operators: bool = False
+
+
+Change = tuple[str, Action]
+"""Which field, and what was done: both words of the policy."""
+
+
+class Unreadable(Exception):
+    """A document with fields to clean can't be read as its media type says."""
+
+
+class Sanitizer:
+    """Immutable; shared by the filter and by rules on messages."""
+
+    def __init__(self, json: tuple[Field, ...], form: tuple[Field, ...], query: tuple[Field, ...]) -> None:
+        self._pointers = Pointers([(one.at, one) for one in json])
+        self._has_json = bool(json)
+        self._form = {one.at: one for one in form}
+        self._query = {one.at: one for one in query}
+        self._keys = [orjson.dumps(name) for name in self._pointers.names if name != "*"]
+        self._any_name = len(self._keys) < len(self._pointers.names)
+
+    def query(self, raw: bytes, changes: list[Change]) -> bytes:
+        """Of a target, with its question mark."""
+        return _parameters(raw, self._query, changes) if self._query and len(raw) > 1 else raw
+
+    def body(self, content_type: bytes, raw: bytes, changes: list[Change]) -> bytes:
+        """Raises Unreadable."""
+        name = content_type.split(b";", 1)[0].strip().lower()
+        if name == FORM_TYPE:
+            return _parameters(raw, self._form, changes) if self._form else raw
+        if name in JSON_TYPES or name.endswith(b"+json"):
+            return self.json(raw, changes)
+        return raw
+
+    def json(self, raw: bytes, changes: list[Change]) -> bytes:
+        """Raises Unreadable."""
+        if not self._has_json:
+            return raw
+        try:
+            found = orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            raise Unreadable("the body is no JSON") from None
+        if not self._needs_rewriting(raw, found):
+            return raw
+        return rewritten(
+            raw,
+            self._pointers,
+            lambda text, held: _edited(text, held, changes),
+            lambda name, held: _dropped(name, held, changes),
+        )
+
+    def _needs_rewriting(self, raw: bytes, found: object) -> bool:
+        """Also where a name may stand twice, of which the parser shows the last."""
+        if self._any_name or b"\\u" in raw:
+            return True
+        if any(raw.count(key) > 1 for key in self._keys):
+            return True
+        ignored: list[Change] = []
+        for value, held in values(found, self._pointers):
+            if isinstance(value, str):
+                if _edited(value, held, ignored) != value:
+                    return True
+            elif any(_dropped(name, held, ignored) for name in value):
+                return True
+        return False
+
+
+def _edited(text: str, held: tuple[Field, ...], changes: list[Change]) -> str:
+    for field in held:
+        for action, edit in field.edits:
+            after = edit(text)
+            if after != text:
+                changes.append((field.at, action))
+                text = after
+    return text
+
+
+def _dropped(name: str, held: tuple[Field, ...], changes: list[Change]) -> bool:
+    if not name.startswith("$"):
+        return False
+    for field in held:
+        if field.operators:
+            changes.append((field.at, "strip_operators"))
+            return True
+    return False
+
+
+def _parameters(raw: bytes, fields: Mapping[str, Field], changes: list[Change]) -> bytes:
+    """Of a query or a form: a parameter that is changed is written anew, the others stay as they came."""
+    mark, rest = (b"?", raw[1:]) if raw[:1] == b"?" else (b"", raw)
+    kept: list[bytes] = []
+    same = True
+    for item in rest.split(b"&"):
+        raw_name, equals, raw_value = item.partition(b"=")
+        name = decoded(raw_name.decode("latin-1"))
+        base, _, path = name.partition("[")
+        field = fields.get(name) or fields.get(base) or fields.get("*")
+        if field is None:
+            kept.append(item)
+            continue
+        if field.operators and ("[$" in name or name.startswith("$") or (path and ".$" in name)):
+            changes.append((field.at, "strip_operators"))
+            same = False
+            continue
+        value = decoded(raw_value.decode("latin-1"))
+        after = _edited(value, (field,), changes)
+        if after != value:
+            same = False
+            item = raw_name + equals + quote_plus(after).encode()
+        kept.append(item)
+    if same:
+        return raw
+    body = b"&".join(kept)
+    return mark + body if body else b""
