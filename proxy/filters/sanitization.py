@@ -52,7 +52,11 @@ class BodySanitization(Sanitization):
     __slots__ = ()
 
     def on_client_payload(self, exchange: Exchange, payload: Payload) -> Awaitable[None] | None:
-        if not payload.data:
+        index = exchange.headers.index
+        if not payload.data or not self._sanitizer.reads(index.get(b"content-type", b"")):
+            return None
+        if index.get(b"content-encoding", b"identity").strip().lower() not in (b"", b"identity"):
+            self._rule.refuse(exchange, UnsupportedMediaType("a compressed body can't be sanitized"))
             return None
         if len(payload.data) > OFF_LOOP:
             return self._apart(exchange, payload)
@@ -79,9 +83,6 @@ class BodySanitization(Sanitization):
 
     def _unreadable(self, exchange: Exchange, error: Unreadable) -> None:
         """What can't be read can't be cleaned, and who reads it more leniently would get it as it is."""
-        if exchange.headers.index.get(b"content-encoding", b"identity").lower() != b"identity":
-            self._rule.refuse(exchange, UnsupportedMediaType("a compressed body can't be sanitized"))
-            return
         self._rule.refuse(exchange, InvalidBody(f"{error}, so it can't be sanitized"))
 
     def _apply(self, exchange: Exchange, payload: Payload, found: bytes, changes: list[Change]) -> None:

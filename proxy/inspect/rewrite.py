@@ -73,8 +73,6 @@ def rewritten(raw: bytes, root: Pointers[T], text: TextEdit[T], drops: DropName[
         return raw
     pieces, at = [], 0
     for start, end, instead in sorted(cuts):
-        if start < at:
-            continue
         pieces += [raw[at:start], instead]
         at = end
     return b"".join([*pieces, raw[at:]])

@@ -13,7 +13,6 @@ from proxy.inspect.parts import decoded
 from proxy.inspect.pointers import Pointers, values
 from proxy.inspect.rewrite import rewritten
 
-JSON_TYPES = (b"application/json",)
 FORM_TYPE = b"application/x-www-form-urlencoded"
 
 
@@ -41,8 +40,8 @@ class Sanitizer:
     def __init__(self, json: tuple[Field, ...], form: tuple[Field, ...], query: tuple[Field, ...]) -> None:
         self._pointers = Pointers([(one.at, one) for one in json])
         self._has_json = bool(json)
-        self._form = {one.at: one for one in form}
-        self._query = {one.at: one for one in query}
+        self._form = _by_name(form)
+        self._query = _by_name(query)
         self._keys = [orjson.dumps(name) for name in self._pointers.names if name != "*"]
         self._any_name = len(self._keys) < len(self._pointers.names)
 
@@ -50,14 +49,16 @@ class Sanitizer:
         """Of a target, with its question mark."""
         return _parameters(raw, self._query, changes) if self._query and len(raw) > 1 else raw
 
+    def reads(self, content_type: bytes) -> bool:
+        """Whether bodies of that type have fields to clean."""
+        name = _name(content_type)
+        return bool(self._form) if name == FORM_TYPE else self._has_json and _is_json(name)
+
     def body(self, content_type: bytes, raw: bytes, changes: list[Change]) -> bytes:
         """Raises Unreadable."""
-        name = content_type.split(b";", 1)[0].strip().lower()
-        if name == FORM_TYPE:
-            return _parameters(raw, self._form, changes) if self._form else raw
-        if name in JSON_TYPES or name.endswith(b"+json"):
-            return self.json(raw, changes)
-        return raw
+        if not self.reads(content_type):
+            return raw
+        return _parameters(raw, self._form, changes) if _name(content_type) == FORM_TYPE else self.json(raw, changes)
 
     def json(self, raw: bytes, changes: list[Change]) -> bytes:
         """Raises Unreadable."""
@@ -92,6 +93,14 @@ class Sanitizer:
         return False
 
 
+def _name(content_type: bytes) -> bytes:
+    return content_type.split(b";", 1)[0].strip().lower()
+
+
+def _is_json(name: bytes) -> bool:
+    return name == b"application/json" or name.endswith(b"+json")
+
+
 def _edited(text: str, held: tuple[Field, ...], changes: list[Change]) -> str:
     for field in held:
         for action, edit in field.edits:
@@ -112,7 +121,11 @@ def _dropped(name: str, held: tuple[Field, ...], changes: list[Change]) -> bool:
     return False
 
 
-def _parameters(raw: bytes, fields: Mapping[str, Field], changes: list[Change]) -> bytes:
+def _by_name(fields: tuple[Field, ...]) -> dict[str, tuple[Field, ...]]:
+    return {name: tuple(one for one in fields if one.at == name) for name in {one.at for one in fields}}
+
+
+def _parameters(raw: bytes, fields: Mapping[str, tuple[Field, ...]], changes: list[Change]) -> bytes:
     """Of a query or a form: a parameter that is changed is written anew, the others stay as they came."""
     mark, rest = (b"?", raw[1:]) if raw[:1] == b"?" else (b"", raw)
     kept: list[bytes] = []
@@ -121,16 +134,17 @@ def _parameters(raw: bytes, fields: Mapping[str, Field], changes: list[Change]) 
         raw_name, equals, raw_value = item.partition(b"=")
         name = decoded(raw_name.decode("latin-1"))
         base, _, path = name.partition("[")
-        field = fields.get(name) or fields.get(base) or fields.get("*")
-        if field is None:
+        held = tuple(field for key in dict.fromkeys((name, base, "*")) for field in fields.get(key, ()))
+        if not held:
             kept.append(item)
             continue
-        if field.operators and ("[$" in name or name.startswith("$") or (path and ".$" in name)):
-            changes.append((field.at, "strip_operators"))
+        stripping = next((field for field in held if field.operators), None)
+        if stripping is not None and ("[$" in name or name.startswith("$") or (path and ".$" in name)):
+            changes.append((stripping.at, "strip_operators"))
             same = False
             continue
         value = decoded(raw_value.decode("latin-1"))
-        after = _edited(value, (field,), changes)
+        after = _edited(value, held, changes)
         if after != value:
             same = False
             item = raw_name + equals + quote_plus(after).encode()

@@ -51,10 +51,10 @@ def deflate_of(model: WebSocketModel) -> Any:
 def message_rule(name: str, model: MessageRuleModel, on_verdict: OnVerdict, *, plain_labels: bool) -> MessageRule:
     rule = Rule(name, Mode(model.mode), on_verdict)
     checks: list[Check] = []
-    if model.sanitize is not None:
-        checks.append(Sanitized(rule, sanitizer_of(model.sanitize)))
     if model.max_size is not None or model.max_frame is not None:
         checks.append(Size(model.max_size or UNBOUNDED, model.max_frame or 0, model.fragments))
+    if model.sanitize is not None:
+        checks.append(Sanitized(rule, sanitizer_of(model.sanitize)))
     if model.json_ is not None:
         checks.append(Json(model.json_.depth, model.json_.keys))
     if model.types is not None:

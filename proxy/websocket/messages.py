@@ -68,6 +68,7 @@ class Message:
     def replace(self, payload: bytes) -> None:
         self._payload = payload
         self._json = None
+        self.type = ""
         self._replaced = True
 
     @property

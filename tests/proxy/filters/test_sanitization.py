@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import orjson
 import pytest
 
@@ -44,6 +46,16 @@ async def test_large_bodies_and_what_cannot_be_read(serve: Start, upstream: Scri
     for body in (b'{"notes": ', BODY.replace(b"hi", b"\xff")):
         status, _, answer = await served.ask(REQUEST % (len(body), body))
         assert (status, orjson.loads(answer)["rule"]) == (400, "all.sanitize")
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
+async def test_a_compressed_body_does_not_pass_uncleaned(serve: Start, upstream: ScriptedUpstream, kind: str) -> None:
+    fields = "fields: [{json: /notes, do: [strip_html]}, {form: notes, do: [strip_html]}]"
+    served = await serve(upstream.port, policies=f"{{sanitize: {{{fields}}}}}")
+    body = gzip.compress(b"notes=%3Cb%3E")
+    more = f"Content-Type: {kind}\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+    status, _, answer = await served.ask(b"POST / HTTP/1.1\r\nHost: a\r\n" + more.encode() + body)
+    assert (status, orjson.loads(answer)["rule"]) == (415, "all.sanitize")
 
 
 @pytest.mark.parametrize("mode", ["enforce", "shadow"])

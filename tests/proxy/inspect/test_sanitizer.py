@@ -121,6 +121,35 @@ def test_parameters_keep_their_bytes() -> None:
     assert set(changes) == {("*", "strip_operators"), ("q", "strip_html"), ("q", "trim")}
 
 
+def test_all_that_is_said_of_a_parameter_holds() -> None:
+    changes: list[Change] = []
+    fields = (field("q", "trim"), field("q", "escape_html"), field("*", "strip_operators"))
+    assert Sanitizer((), (), fields).query(b"?q[$ne]=1&q=+%3C&r=+%3C", changes) == b"?q=%26lt%3B&r=+%3C"
+
+
+OPERATED = st.recursive(
+    st.integers(0, 9) | st.text("ab ", max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["$a", "$b", "c", "d", "e"]), inner, max_size=5)
+    ),
+    max_leaves=15,
+)
+
+
+def without_operators(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_operators(one) for key, one in value.items() if not key.startswith("$")}
+    if isinstance(value, list):
+        return [without_operators(one) for one in value]
+    return value.strip() if isinstance(value, str) else value
+
+
+@given(OPERATED, st.sampled_from([None, 1]))
+def test_operators_go_from_any_document(value: Any, indent: int | None) -> None:
+    found, _ = cleaned(json.dumps(value, indent=indent), field("", "strip_operators", "trim"))
+    assert json.loads(found) == without_operators(value)
+
+
 def test_what_is_no_json_says_so() -> None:
     with pytest.raises(Unreadable):
         cleaned('{"n": ', field("/n", "trim"))
