@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from proxy.policy.document import Document, Path_, dotted, read
 from proxy.policy.findings import Finding, PolicyError
@@ -89,16 +90,21 @@ def _known(document: Document, location: Path_) -> Path_:
 
 def _did_you_mean(path: Path_) -> str:
     model = _model_at(path[:-1])
-    names = list(model.model_fields) if model else []
+    names = list(_fields(model)) if model else []
     near = difflib.get_close_matches(str(path[-1]), names, n=1)
     return f' Did you mean "{near[0]}"?' if near else f" Known are: {', '.join(names)}" if names else ""
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """By the names that a file has for them."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _model_at(path: Path_) -> type[BaseModel] | None:
     kind: Any = Policy
     for part in path:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            field = kind.model_fields.get(str(part))
+            field = _fields(kind).get(str(part))
             kind = field.annotation if field else None
         else:
             arguments = getattr(kind, "__args__", ())

@@ -373,3 +373,13 @@ def test_simplepros_policy_carries_the_reports_numbers() -> None:
     assert cors is not None
     assert {"if-match", "authorization"} <= set(cors.headers)
     assert {"etag", "retry-after", "ratelimit"} <= set(cors.expose)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("sanitize: {fieldz: []}", "fields"), ("sanitize: {fields: [{jsn: /a, do: [trim]}]}", "json"),
+     ("validation: {jsn: {}}", "json"), ("validation: {json: {dept: 3}}", "depth")],
+)  # fmt: skip
+def test_a_hint_names_a_field_as_the_file_does(tmp_path: Path, wrong: str, meant: str) -> None:
+    told = findings(tmp_path, GOOD.replace("security_headers: {preset: helmet}", wrong))
+    assert any(f'Did you mean "{meant}"?' in one for one in told), told
