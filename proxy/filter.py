@@ -62,6 +62,12 @@ class Rule:
         if enforced:
             raise rejection
 
+    def saw(self, exchange: Exchange, rejection: Rejection) -> None:
+        """Count and record what can't be refused any more."""
+        verdict = Verdict(self.name, rejection.reason, rejection.status, False)
+        exchange.verdicts += (verdict,)
+        self._on_verdict(exchange, verdict)
+
     def changed(self, exchange: Exchange, detail: str, *, recorded: bool = True) -> None:
         """Count a change, which only an enforcing rule may make; and record it, but of a WebSocket's many messages.
 
@@ -82,6 +88,21 @@ class Rule:
         return False
 
 
+class Watch:
+    """Sees the start of an upstream's body, up to `most` bytes; where it `holds`, they wait until it has judged."""
+
+    __slots__ = ("holds", "most")
+
+    def __init__(self, most: int, *, holds: bool) -> None:
+        self.most = most
+        self.holds = holds
+
+    def judge(self, seen: bytes, *, whole: bool) -> bytes:
+        """What goes on in their place, of another length only where they are the whole body. Raises Rejection where it
+        holds."""
+        raise NotImplementedError
+
+
 class Filter:
     """One policy step, shared by all exchanges of a route; what belongs to one exchange is kept on the Exchange.
 
@@ -99,6 +120,9 @@ class Filter:
 
     def on_upstream_payload(self, exchange: Exchange, payload: Payload) -> Awaitable[None] | None:
         """The whole response body."""
+
+    def on_answer(self, exchange: Exchange, response: Response) -> Watch | None:
+        """The head of the upstream's answer, which has a body: who wants to see that."""
 
     def on_response(self, exchange: Exchange, response: Response) -> None:
         """The upstream's answer, or our own (a refusal too), before its head is written. It may not wait or refuse."""
@@ -134,6 +158,7 @@ class FilterChain:
     __slots__ = (
         "_count",
         "_requests",
+        "answers",
         "buffers_request",
         "buffers_response",
         "client_payload",
@@ -151,6 +176,7 @@ class FilterChain:
         self.completes = tuple(
             (index, f.on_complete) for index, f in reversed(list(enumerate(filters))) if _overrides(f, "on_complete")
         )
+        self.answers = tuple(f.on_answer for f in filters if _overrides(f, "on_answer"))
         self.responses = tuple(f.on_response for f in filters if _overrides(f, "on_response"))
         self.still_open = tuple(f.on_still_open for f in filters if _overrides(f, "on_still_open"))
         self.client_payload = tuple(f.on_client_payload for f in filters if _overrides(f, "on_client_payload"))
@@ -194,6 +220,10 @@ class FilterChain:
         for hook in self.upstream_payload:
             if (waiting := hook(exchange, payload)) is not None:
                 await waiting
+
+    def on_answer(self, exchange: Exchange, response: Response) -> Watch | None:
+        """The first who wants to; policies make one filter of all that read answers."""
+        return next((watch for hook in self.answers if (watch := hook(exchange, response)) is not None), None)
 
     def on_response(self, exchange: Exchange, response: Response) -> None:
         for hook in self.responses:

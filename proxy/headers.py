@@ -76,8 +76,12 @@ class Headers:
         return name in self.index
 
     def remove(self, names: Collection[bytes]) -> None:
-        self.pairs = [pair for pair in self.pairs if pair[0] not in names]
-        self.index = dict(self.pairs)
+        self.replace([pair for pair in self.pairs if pair[0] not in names])
+
+    def replace(self, pairs: list[Pair]) -> None:
+        """Have these fields instead."""
+        self.pairs = pairs
+        self.index = dict(pairs)
         self.encoded = None
         self.template = None
 

@@ -118,6 +118,13 @@ class InvalidBody(Rejection):
     remedy = "Send a well-formed body of the media type that it is declared as."
 
 
+class ContractViolation(Rejection):
+    """A request that the API's own description does not allow."""
+
+    status, close_code, reason, title = 400, 1008, "contract-violation", "Not as the API describes"
+    remedy = "Send what the API's OpenAPI document describes."
+
+
 class AttackSuspected(Rejection):
     """What was sent has the structure of an attack."""
 
@@ -261,6 +268,13 @@ class InvalidUpstreamResponse(Rejection):
 
     status, close_code, reason, title = 502, 1014, "invalid-upstream-response", "Invalid upstream response"
     remedy = "The application behind the proxy has to be mended."
+
+
+class AnswerWithheld(Rejection):
+    """The upstream's answer holds what should not leave it."""
+
+    status, close_code, reason, title = 502, 1014, "answer-withheld", "Answer withheld"
+    remedy = "The application behind the proxy has to be mended; the operator finds what it was by the request id."
 
 
 class UpstreamTimeout(Rejection):

@@ -1,6 +1,9 @@
 """The policies, in the order in which they run; YAML switches them on and parameterises, and can't reorder them."""
 
+from proxy.filters.answers import AnswerInspection
 from proxy.filters.bans import Bans, UserBans
+from proxy.filters.contract import ContractCheck
+from proxy.filters.cookies import Cookies
 from proxy.filters.cors import Cors
 from proxy.filters.identity import Identity
 from proxy.filters.inspection import Inspection
@@ -14,13 +17,16 @@ from proxy.filters.websocket import WebSocketAccess
 
 ORDER = (
     RequestId, SecurityHeaders, IpAccess, Bans, Cors, WebSocketAccess, Identity, UserBans, Throttle, RequestLimits,
-    Sanitization, BodySanitization, Inspection,
+    Sanitization, BodySanitization, ContractCheck, Inspection, AnswerInspection, Cookies,
 )  # fmt: skip
 
 __all__ = [
     "ORDER",
+    "AnswerInspection",
     "Bans",
     "BodySanitization",
+    "ContractCheck",
+    "Cookies",
     "Cors",
     "Identity",
     "Inspection",

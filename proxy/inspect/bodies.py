@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from proxy.inspect.json_check import JsonTerms, check_json
+from proxy.inspect.openapi import Check
 from proxy.inspect.parts import Part, decoded, of_json, pairs, torn, unfolded
 
 BINARY = (
@@ -60,6 +61,8 @@ class BodyTerms:
     inflate: int = 0
     """Bytes that a compressed body may inflate to; 0 refuses compressed ones."""
     ratio: int = 200
+    schema: Check | None = None
+    """What every JSON document has to satisfy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ def parts_of(content_type: bytes, body: bytes, terms: BodyTerms, *, strict: bool
 def _read(kind: MediaType, body: bytes, terms: BodyTerms) -> Iterator[Part]:
     name = kind.name
     if name == b"application/json" or name.endswith(b"+json"):
-        yield from of_json("json", "", _json(body, terms.json))
+        yield from of_json("json", "", _json(body, terms))
     elif name == b"application/x-www-form-urlencoded":
         yield from _form(body, terms)
     elif name == b"multipart/form-data":
@@ -131,12 +134,14 @@ def _text(body: bytes) -> str:
         raise Malformed("utf8", f"the body is no UTF-8 (byte {error.start})") from None
 
 
-def _json(body: bytes, terms: JsonTerms) -> Any:
+def _json(body: bytes, terms: BodyTerms) -> Any:
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise Malformed("json", f"the body is no JSON (line {error.lineno}, column {error.colno})") from None
-    check_json(body, found, terms, Malformed)
+    check_json(body, found, terms.json, Malformed)
+    if terms.schema is not None and (wrong := terms.schema(found)) is not None:
+        raise Malformed("schema", f"the document {wrong.what}", wrong.where)
     return found
 
 

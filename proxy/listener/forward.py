@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from proxy.exchange import Answered, Exchange, Payload, Response
-from proxy.filter import Deferred
+from proxy.filter import Deferred, Watch
 from proxy.headers import Headers
 from proxy.http1.framing import CHUNKED, NO_BODY
 from proxy.listener.fallback import Keeper
@@ -37,13 +37,15 @@ log = logging.getLogger(__name__)
 
 
 class Forwarder(Sockets):
-    __slots__ = ("_buffered", "_keeper", "_response_body", "_response_head", "_task")
+    __slots__ = ("_buffered", "_keeper", "_length", "_response_body", "_response_head", "_task", "_watch")
 
     def __init__(self, client: Downstream, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(client, loop)
         self._task: asyncio.Future[None] | Deferred | None = None
         self._response_body: list[bytes] = []
         self._keeper: Keeper | None = None
+        self._watch: Watch | None = None
+        self._length = NO_BODY
 
     # the request
 
@@ -209,17 +211,22 @@ class Forwarder(Sockets):
         route = self._route
         if route.fallback is not None:
             self._keeper = route.fallback.keeper(exchange, response)
-        if route.chain.buffers_response and length != NO_BODY:
-            self._response_head = response
-            self._response_body = []
-            self._buffered = 0
-            self.on_upstream_data(data, ended)
-            return
         try:
+            if route.chain.answers and length != NO_BODY:
+                self._watch = route.chain.on_answer(exchange, response)
+            holds = route.chain.buffers_response or (self._watch is not None and self._watch.holds)
+            if holds and length != NO_BODY:
+                self._response_head = response
+                self._response_body = []
+                self._length = length
+                self.on_upstream_data(data, ended)
+                return
             route.chain.on_response(exchange, response)
         except Exception:
             self._defect()
             return
+        if self._watch is not None:
+            self._see(self._watch, data, ended)
         if self._keeper is not None:
             self._keeper.feed(data, ended)
         if ended:
@@ -271,11 +278,13 @@ class Forwarder(Sockets):
 
     def on_upstream_data(self, data: bytes, ended: bool) -> None:
         self._upstream_at = self._loop.time()
+        if self._response_head is not None:
+            self._collect_response(self._response_head, data, ended)
+            return
         if self._keeper is not None:
             self._keeper.feed(data, ended)
-        if self._response_head is not None:
-            self._collect_response(data, ended)
-            return
+        if self._watch is not None:
+            self._see(self._watch, data, ended)
         self._answer.data(data, ended, self._trailers_of(ended))
         if ended:
             self._finish(clean=True)
@@ -283,18 +292,66 @@ class Forwarder(Sockets):
     def _trailers_of(self, ended: bool) -> list[Pair]:
         return self._upstream.trailers if ended and self._upstream is not None else []
 
-    def _collect_response(self, data: bytes, ended: bool) -> None:
+    def _see(self, watch: Watch, data: bytes, ended: bool) -> None:
+        """What passes is copied until there is enough to look at; that changes nothing."""
         self._response_body.append(data)
         self._buffered += len(data)
-        if self._buffered > self._route.limits.max_buffered:
+        if not ended and self._buffered < watch.most:
+            return
+        self._watch = None
+        seen, self._response_body = b"".join(self._response_body)[: watch.most], []
+        try:
+            watch.judge(seen, whole=ended)
+        except Exception:
+            exchange = self._current()
+            log.exception("an answer could not be looked at", extra={"request_id": exchange.request_id.decode()})
+
+    def _collect_response(self, response: Response, data: bytes, ended: bool) -> None:
+        self._response_body.append(data)
+        self._buffered += len(data)
+        watch = self._watch
+        if watch is not None and watch.holds and not self._route.chain.buffers_response:
+            if ended or self._buffered >= watch.most:
+                self._release(watch, response, ended)
+        elif self._buffered > self._route.limits.max_buffered:
             self._conclude(InvalidUpstreamResponse("the upstream's body exceeds what this route's policies can check"))
         elif ended:
             self._spawn(self._judge_response(), lambda: None)
+
+    def _release(self, watch: Watch, response: Response, ended: bool) -> None:
+        """What was held goes on, if it may."""
+        exchange = self._current()
+        self._watch = self._response_head = None
+        seen, self._response_body = b"".join(self._response_body), []
+        trailers, length = self._trailers_of(ended), self._length
+        try:
+            found = watch.judge(seen, whole=ended)
+            if found is not seen:
+                trailers, length = [], len(found)
+                response.headers.set(b"content-length", b"%d" % length)
+            self._route.chain.on_response(exchange, response)
+        except Rejection as rejection:
+            self._conclude(rejection)
+            return
+        except Exception:
+            self._defect()
+            return
+        if self._keeper is not None:
+            self._keeper.feed(found, ended)
+        self._answer.head(response, length, found, ended, trailers)
+        if ended:
+            self._finish(clean=True)
+        elif self._client.blocked_for(self._upstream_at):
+            self.on_client_writable(False)
 
     async def _judge_response(self) -> None:
         exchange, response = self._current(), self._response_head
         payload = Payload(b"".join(self._response_body))
         await self._route.chain.on_upstream_payload(exchange, payload)
+        if self._watch is not None:
+            payload.data = self._watch.judge(payload.data, whole=True)
+        if self._keeper is not None:
+            self._keeper.feed(payload.data, True)
         if response is not None:
             response.headers.set(b"content-length", b"%d" % len(payload.data))
             self._route.chain.on_response(exchange, response)
@@ -439,5 +496,5 @@ class Forwarder(Sockets):
             self._failed = []
         if self._buffered:
             self._response_body = []
-        self._keeper = None
+        self._keeper = self._watch = None
         self._client.on_exchange_end(exchange, clean=clean, keep_alive=self._answer.keep_alive)

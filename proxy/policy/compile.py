@@ -13,6 +13,7 @@ from proxy.filter import Filter, FilterChain, Mode, OnVerdict, Rule
 from proxy.filters import (
     ORDER,
     Bans,
+    Cookies,
     Cors,
     Identity,
     IpAccess,
@@ -28,9 +29,10 @@ from proxy.filters.identity import KeyRing
 from proxy.filters.throttle import Limit, Usage
 from proxy.fleet.board import Board
 from proxy.headers import ASSERTED
+from proxy.policy.answers import answers_of, cookie_terms
 from proxy.policy.clusters import cluster_spec, fallback_of
 from proxy.policy.helmet import header_set
-from proxy.policy.inspect import inspection_of, sanitization_of
+from proxy.policy.inspect import contract_of, inspection_of, sanitization_of
 from proxy.policy.limits import api_keys_of, limit_of, tokens_of
 from proxy.policy.model import Policy, PolicySet
 from proxy.policy.models.base import RuleModel
@@ -259,8 +261,18 @@ def _filters(policy: Policy, used: list[str], on_verdict: OnVerdict, entropy: En
                 rule("inspect", inspect) if inspect else None,
             )
         )
+    if merged.openapi and merged.openapi.mode != "off":
+        made.append(contract_of(merged.openapi, rule("openapi", merged.openapi)))
     if merged.sanitize and merged.sanitize.mode != "off":
         made.append(sanitization_of(merged.sanitize, rule("sanitize", merged.sanitize)))
+    answers = answers_of(
+        merged.leaks, rule("leaks", merged.leaks) if merged.leaks else None,
+        merged.reflection, rule("reflection", merged.reflection) if merged.reflection else None,
+    )  # fmt: skip
+    if answers is not None:
+        made.append(answers)
+    if merged.cookies and merged.cookies.mode != "off":
+        made.append(Cookies(rule("cookies", merged.cookies), cookie_terms(merged.cookies)))
     if merged.request and merged.request.mode != "off":
         wanted = merged.request
         made.append(

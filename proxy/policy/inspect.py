@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from proxy.filter import Rule
+from proxy.filters.contract import ContractCheck
 from proxy.filters.inspection import Inspection, Terms
 from proxy.filters.sanitization import BodySanitization, Sanitization
 from proxy.inspect.bodies import BodyTerms
@@ -12,9 +13,11 @@ from proxy.inspect.cleaning import DEFAULT_ATTRIBUTES, DEFAULT_TAGS, edits
 from proxy.inspect.detector import Detector
 from proxy.inspect.json_check import JsonTerms
 from proxy.inspect.judge import Exclusion, Judge
+from proxy.inspect.openapi import Contract, schema_check
 from proxy.inspect.sanitizer import Field, Sanitizer
 from proxy.policy.models.inspect import InspectModel, JudgeModel, ValidationModel
 from proxy.policy.models.sanitize import FieldsModel, SanitizeFieldModel, SanitizeModel
+from proxy.policy.models.schemas import OpenApiModel, read_document
 
 
 @functools.cache
@@ -65,6 +68,21 @@ def sanitization_of(model: SanitizeModel, rule: Rule) -> Sanitization:
     return kind(rule, sanitizer_of(model), told=model.tell)
 
 
+def contract_of(model: OpenApiModel, rule: Rule) -> ContractCheck:
+    """Raises ValueError where the document can't be used."""
+    return ContractCheck(
+        rule,
+        contract_in(model),
+        unknown_parameters=model.unknown_parameters,
+        unknown_operations=model.unknown_operations == "pass",
+    )
+
+
+def contract_in(model: OpenApiModel) -> Contract:
+    """Raises ValueError where the document can't be used."""
+    return Contract(read_document(model.file), model.base)
+
+
 def _body_terms(model: ValidationModel) -> BodyTerms:
     return BodyTerms(
         json=JsonTerms(
@@ -74,6 +92,7 @@ def _body_terms(model: ValidationModel) -> BodyTerms:
             model.json_.duplicates == "pass",
             model.json_.nul == "pass",
         ),
+        schema=schema_check(model.json_.schema_) if model.json_.schema_ is not None else None,
         parameters=model.form.parameters,
         repeated=model.form.repeated == "pass",
         parts=model.multipart.parts,

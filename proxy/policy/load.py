@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from proxy.policy.document import Document, Path_, dotted, read
 from proxy.policy.findings import Finding, PolicyError
+from proxy.policy.inspect import contract_in
 from proxy.policy.limits import address_of, tokens_of
 from proxy.policy.model import Policy
 from proxy.policy.models.limits import LimitModel
@@ -175,6 +176,12 @@ def _references(policy: Policy, document: Document, *, whole: bool) -> list[Find
             tokens_of(identity.jwt)
         except ValueError as error:
             find(("identity", "jwt", "keys_file"), str(error))
+    for name, one in policy.policies.items():
+        if one.openapi is not None:
+            try:
+                contract_in(one.openapi)
+            except ValueError as error:
+                find(("policies", name, "openapi", "file"), str(error))
     if policy.redis is not None:
         try:
             replace(address_of(policy.redis), tls=True).context()

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from proxy.policy.models.answers import CookiesModel, LeaksModel, ReflectionModel
 from proxy.policy.models.base import Model, Name, Networks
 from proxy.policy.models.clusters import ClusterModel
 from proxy.policy.models.headers import CorsModel, IpAccessModel, RequestModel, SecurityHeadersModel
@@ -18,6 +19,7 @@ from proxy.policy.models.limits import BansModel, LimitModel
 from proxy.policy.models.listener import AccessLogModel, AdminModel, ListenerModel
 from proxy.policy.models.routes import RouteModel
 from proxy.policy.models.sanitize import SanitizeModel
+from proxy.policy.models.schemas import OpenApiModel
 from proxy.policy.models.websocket import WebSocketModel
 from proxy.policy.values import Size, Span
 
@@ -30,8 +32,12 @@ class PolicySet(Model):
     security_headers: SecurityHeadersModel | None = None
     request: RequestModel | None = None
     validation: ValidationModel | None = None
+    openapi: OpenApiModel | None = None
     sanitize: SanitizeModel | None = None
     inspect: InspectModel | None = None
+    leaks: LeaksModel | None = None
+    reflection: ReflectionModel | None = None
+    cookies: CookiesModel | None = None
     websocket: WebSocketModel | None = None
 
     def with_later(self, later: PolicySet) -> PolicySet:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from proxy.policy.models.base import Model, RuleModel
+from proxy.policy.models.schemas import check_schema
 from proxy.policy.values import Size, Span
 
 Place = Literal["path", "query", "header", "cookie", "agent", "form", "json", "multipart", "xml", "text", "message"]
 
 
 class JsonBoundsModel(Model):
-    """`string` is the characters of one text; a name that stands twice is refused unless `duplicates: pass`."""
+    """`string` is the characters of one text; a name that stands twice is refused unless `duplicates: pass`.
+    `schema` is a JSON Schema that every document has to satisfy."""
 
     depth: Annotated[int, Field(ge=1, le=500)] = 64
     keys: Annotated[int, Field(ge=1)] = 20_000
     string: Size = 1024 * 1024
     duplicates: Literal["refuse", "pass"] = "refuse"
     nul: Literal["refuse", "pass"] = "refuse"
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+
+    @field_validator("schema_")
+    @classmethod
+    def _schema(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
+        if schema is not None:
+            check_schema("the schema", schema)
+        return schema
 
 
 class FormBoundsModel(Model):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-import jsonschema_rs
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from proxy.policy.models.base import _ORIGIN, Model, Name, Rates, RuleModel
 from proxy.policy.models.inspect import JudgeModel
 from proxy.policy.models.limits import LimitModel
 from proxy.policy.models.sanitize import FieldsModel
+from proxy.policy.models.schemas import check_schema
 from proxy.policy.values import Duration, Share, Size, listed, seconds, size
 
 _VOLUME = re.compile(r"(\S+)\s*/\s*(\S+)")
@@ -37,24 +37,6 @@ class TypesModel(Model):
 
     claim: str = "role"
     allow: dict[str, list[str]]
-
-
-def _check_schema(kind: str, schema: dict[str, Any]) -> None:
-    """A reference may only be to the schema's own parts: nothing is fetched."""
-    parts: list[Any] = [schema]
-    for part in parts:
-        if isinstance(part, dict):
-            reference = part.get("$ref", "#")
-            if isinstance(reference, str) and not reference.startswith("#"):
-                raise ValueError(f'the schema of "{kind}" refers to {reference}. Write it into the schema itself')
-            parts += part.values()
-        elif isinstance(part, list):
-            parts += part
-    try:
-        jsonschema_rs.validator_for(schema)
-    except (ValueError, jsonschema_rs.ValidationError) as error:
-        text = str(error).splitlines()[0]
-        raise ValueError(f'the schema of "{kind}" is no JSON Schema: {text}') from None
 
 
 class MessageRuleModel(RuleModel):
@@ -109,7 +91,7 @@ class MessageRuleModel(RuleModel):
         if self.limit is not None and (self.limit.concurrent or self.limit.count != "all" or self.limit.cost != 1):
             raise ValueError("a limit on messages is a rate. Write limit: {limit: 600/1m, key: user}, and costs here")
         for kind, schema in self.schemas.items():
-            _check_schema(kind, schema)
+            check_schema(f'the schema of "{kind}"', schema)
         if self.costs and self.rate is None and self.limit is None:
             raise ValueError("costs are taken of rate or limit. Give one")
         return self

@@ -1,0 +1,58 @@
+"""JSON Schemas and OpenAPI documents in a policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonschema_rs
+import yaml
+
+from proxy.policy.models.base import RuleModel
+
+MAX_DOCUMENT = 16 * 1024 * 1024
+
+
+def check_schema(what: str, schema: dict[str, Any]) -> None:
+    """A reference may only be to the schema's own parts: nothing is fetched. Raises ValueError."""
+    parts: list[Any] = [schema]
+    for part in parts:
+        if isinstance(part, dict):
+            reference = part.get("$ref", "#")
+            if isinstance(reference, str) and not reference.startswith("#"):
+                raise ValueError(f"{what} refers to {reference}. Write it into the schema itself")
+            parts += part.values()
+        elif isinstance(part, list):
+            parts += part
+    try:
+        jsonschema_rs.validator_for(schema)
+    except (ValueError, jsonschema_rs.ValidationError) as error:
+        text = str(error).splitlines()[0]
+        raise ValueError(f"{what} is no JSON Schema: {text}") from None
+
+
+class OpenApiModel(RuleModel):
+    """Requests have to be what the document (OpenAPI 3.0 or 3.1, YAML or JSON) says. `base` stands before its paths;
+    without it, the path of its first server does."""
+
+    file: str
+    base: str | None = None
+    unknown_parameters: Literal["ignore", "shadow", "reject"] = "shadow"
+    unknown_operations: Literal["pass", "refuse"] = "pass"
+
+
+def read_document(file: str) -> dict[str, Any]:
+    """Raises ValueError that says why it can't be used."""
+    try:
+        with Path(file).open("rb") as opened:
+            text = opened.read(MAX_DOCUMENT + 1)
+        if len(text) > MAX_DOCUMENT:
+            raise ValueError(f"{file} is larger than {MAX_DOCUMENT // 1024 // 1024} MiB")
+        found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  # both are safe
+    except OSError as error:
+        raise ValueError(f"{file} can't be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is no YAML or JSON: {str(error).splitlines()[0]}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is no OpenAPI document")
+    return found
