@@ -6,7 +6,7 @@ COMMA := ,
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
 
-.PHONY: help setup run system test check format bench bench-sockets soak-sockets waf bench-limits bench-latency bench-breaker bench-resilience load soak lock clean
+.PHONY: help setup run system test check format bench bench-sockets soak-sockets waf bench-limits bench-latency bench-breaker bench-resilience load soak chaos lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -91,6 +91,9 @@ load: setup ## the real mix through sidecar and SimplePro with k6: RATES=50,100 
 
 soak: setup system ## minutes of mixed and broken load; memory must stay flat: MINUTES=10
 	@$(BIN)/python -m tests.bench.soak --minutes "$(or $(MINUTES),10)"
+
+chaos: setup system ## every scenario through toxiproxy, about 25 minutes: NAMES="redis-gone links-a-app-*"
+	@$(BIN)/python -m chaos run $(NAMES) $(if $(NAMES),,--document)
 
 lock: ## make the lock files anew
 	$(LOCK) pyproject.toml -o requirements.lock

@@ -152,7 +152,7 @@ ALLOWED = {
     "proxy.fleet.board": set(),
     "proxy.telemetry.stats": set(),
 }
-OURS = ("breaker", "proxy", "upstream_app")
+OURS = ("breaker", "proxy", "upstream_app", "chaos")
 FOREIGN = {"proxy.filters": {"aiohttp", "redis"}, "proxy.listener": {"aiohttp", "redis"}}
 
 
@@ -182,7 +182,12 @@ def within(name: str, packages: set[str]) -> bool:
 @pytest.mark.parametrize(("name", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
 def test_imports(name: str, path: Path) -> None:
     used = imports(path)
-    others = {"breaker": {"proxy", "upstream_app"}, "proxy": {"upstream_app"}, "upstream_app": {"proxy"}}
+    others = {
+        "breaker": {"proxy", "upstream_app", "chaos"},
+        "proxy": {"upstream_app", "chaos", "stack"},
+        "upstream_app": {"proxy", "chaos", "stack"},
+        "chaos": {"proxy", "upstream_app", "breaker"},
+    }
     assert not {one for one in used if within(one, others[name.partition(".")[0]])}, (
         "proxy and application know each other over the network only, and the breaker knows neither"
     )

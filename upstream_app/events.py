@@ -100,7 +100,12 @@ class Events:
             while len(batch) < MAX_BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             for stream, most in ((LASTING, MAX_KEPT), (PASSING, MAX_PASSING)):
-                await self._tell(stream, most, [one for one in batch if one.stream == stream])
+                told = [one for one in batch if one.stream == stream]
+                try:
+                    await self._tell(stream, most, told)
+                except Exception:
+                    self.dropped += len(told)
+                    log.exception("events dropped", count=len(told))
             for _ in batch:
                 self._queue.task_done()
 

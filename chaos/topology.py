@@ -1,0 +1,211 @@
+"""Two pods, each SimplePro and its sidecar, with their stores; every link between them through toxiproxy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos.toxics import Toxics
+from stack import servers
+from stack.process import ROOT, ServerProcess, Spec, StartFailure
+
+POLICY = ROOT / "chaos" / "policy.yaml"
+PODS = ("a", "b")
+NODES = 6
+APP = {
+    "MONGODB_MIN_POOL_SIZE": "0", "MONGODB_SERVER_SELECTION_TIMEOUT_MS": "2000", "MONGODB_CONNECT_TIMEOUT_MS": "2000",
+    "MONGODB_SOCKET_TIMEOUT_MS": "4000", "SHUTDOWN_TIMEOUT": "3000", "LOG_LEVEL": "ERROR",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """`client` is the port that clients use; the others are those of the processes, past all links."""
+
+    name: str
+    client: int
+    port: int
+    admin: int
+    app: int
+
+
+class Topology:
+    """`kind` is single (one Valkey) or cluster (six nodes, announced at their links). `proxy_command` stands for the
+    sidecar's, for planted faults."""
+
+    def __init__(self, kind: str, folder: Path, proxy_command: Sequence[str] = ()) -> None:
+        self.kind = kind
+        self.toxics = Toxics()
+        self.processes: dict[str, ServerProcess] = {}
+        self.pods: dict[str, Pod] = {}
+        self.mongodb = ""
+        self.nodes: list[int] = []
+        self._folder = folder
+        self._proxy_command = list(proxy_command)
+        self._stopped: set[str] = set()
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.processes)
+
+    async def start(self) -> None:
+        try:
+            await self.toxics.start()
+            await self._stores()
+            for name in PODS:
+                await self._pod(name)
+            await self._seed()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _run(self, name: str, spec: Spec) -> None:
+        self.processes[name] = process = ServerProcess(spec)
+        await process.start()
+
+    async def _stores(self) -> None:
+        mongo = servers.free_port()
+        self.mongodb = f"mongodb://127.0.0.1:{mongo}/chaos?directConnection=true"
+        await self._run("mongo", servers.mongo(mongo, self._folder / "mongo"))
+        self._mongo = mongo
+        if self.kind == "single":
+            port = servers.free_port()
+            self.nodes = [port]
+            durable = ("--appendonly", "yes", "--appendfsync", "always")
+            await self._run("valkey", servers.valkey(port, self._folder / "valkey", *durable))
+            return
+        links = []
+        for number in range(NODES):
+            port, bus = servers.free_port(), servers.free_port()
+            link = await self.toxics.link(f"redis-{number}", port)
+            links.append(link)
+            options = (
+                "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", str(bus),
+                "--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", str(link),
+                "--cluster-announce-bus-port", str(bus), "--cluster-config-file", f"nodes-{port}.conf",
+                "--appendonly", "yes",
+            )  # fmt: skip
+            spec = servers.valkey(port, self._folder / f"valkey-{number}", *options, name=f"valkey-{number}")
+            await self._run(f"valkey-{number}", spec)
+            self.nodes.append(port)
+        self._links = links
+        addresses = [f"127.0.0.1:{port}" for port in links]
+        said = await redis_cli(
+            self.nodes[0], "--cluster", "create", *addresses, "--cluster-replicas", "1", "--cluster-yes"
+        )
+        if "All 16384 slots covered" not in said:
+            raise StartFailure(f"the cluster could not be made:\n{said[-800:]}")
+        async with asyncio.timeout(30):
+            for port in self.nodes:
+                while True:
+                    if "cluster_state:ok" in await redis_cli(port, "cluster", "info"):
+                        break
+                    await asyncio.sleep(0.2)
+
+    async def _store_of(self, who: str) -> dict[str, str]:
+        """How a process reaches the store, by a link of its own where there is one server."""
+        if self.kind == "single":
+            port = await self.toxics.link(f"{who}-redis", self.nodes[0])
+            return {"REDIS_URL": f"redis://127.0.0.1:{port}"}
+        nodes = ",".join(f"127.0.0.1:{port}" for port in self._links)
+        return {
+            "REDIS_URL": f"redis://127.0.0.1:{self._links[0]}", "REDIS_CLUSTER_MODE": "true",
+            "REDIS_CLUSTER_NODES": nodes,
+        }  # fmt: skip
+
+    async def _pod(self, name: str) -> None:
+        mongo = await self.toxics.link(f"app-{name}-mongo", self._mongo)
+        uri = f"mongodb://127.0.0.1:{mongo}/chaos?directConnection=true"
+        app, port, admin = (servers.free_port() for _ in range(3))
+        store = await self._store_of(f"app-{name}")
+        await self._run(f"app-{name}", servers.app(app, uri, store["REDIS_URL"], {**APP, **store}))
+        link = await self.toxics.link(f"{name}-app", app)
+        store = await self._store_of(name)
+        spec = servers.proxy(POLICY, port, admin, f"127.0.0.1:{link}", store["REDIS_URL"], store)
+        await self._run(f"proxy-{name}", self._launched(spec))
+        client = await self.toxics.link(f"client-{name}", port)
+        self.pods[name] = Pod(name, client, port, admin, app)
+
+    def _launched(self, spec: Spec) -> Spec:
+        if not self._proxy_command:
+            return spec
+        return Spec(
+            spec.name, [*self._proxy_command, *spec.command[1:]], spec.ready, spec.environment, grace=spec.grace
+        )
+
+    async def _seed(self) -> None:
+        store = self.processes["app-a"].spec.environment
+        environment = {**os.environ, **store, "MONGODB_URI": self.mongodb}
+        seeding = await asyncio.create_subprocess_exec(
+            str(servers.BIN / "simplepro-app"), "seed", env=environment, stdout=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        async with asyncio.timeout(60):
+            if await seeding.wait():
+                raise StartFailure("the database could not be seeded")
+
+    async def kill(self, name: str) -> None:
+        process = self._process(name)
+        process.signal(signal.SIGKILL)
+        await process.stop()
+
+    def pause(self, name: str) -> None:
+        self._process(name).signal(signal.SIGSTOP)
+        self._stopped.add(name)
+
+    def go_on(self, name: str) -> None:
+        self._process(name).signal(signal.SIGCONT)
+        self._stopped.discard(name)
+
+    async def restart(self, name: str, environment: Mapping[str, str] | None = None, *, full_log: bool = False) -> None:
+        """Stopped as by an orchestrator, and started anew; `full_log` writes its output where nothing fits."""
+        process = self._process(name)
+        await process.stop()
+        spec = process.spec
+        command = spec.command
+        if full_log and command[0] != "/bin/sh":
+            command = ["/bin/sh", "-c", 'exec "$@" >/dev/full 2>/dev/full', "sh", *command]
+        elif not full_log and command[0] == "/bin/sh":
+            command = command[4:]
+        again = Spec(
+            spec.name, command, spec.ready, {**spec.environment, **(environment or {})}, spec.deadline, spec.grace
+        )
+        await self._run(name, again)
+
+    def _process(self, name: str) -> ServerProcess:
+        if name not in self.processes:
+            raise LookupError(f"there is no process {name}. Known are: {', '.join(self.processes)}")
+        return self.processes[name]
+
+    async def heal(self) -> None:
+        """Links whole, paused processes running, dead ones started anew."""
+        await self.toxics.heal()
+        for name in list(self._stopped):
+            self.go_on(name)
+        dead = [name for name, one in self.processes.items() if one.status is not None]
+        for name in dead:
+            await self._run(name, self.processes[name].spec)
+        for name, process in list(self.processes.items()):
+            if process.spec.command[0] == "/bin/sh":
+                await self.restart(name)
+
+    async def stop(self) -> None:
+        for name in list(self._stopped):
+            self.go_on(name)
+        for name in ["proxy-a", "proxy-b", "app-a", "app-b"]:
+            if name in self.processes:
+                await self.processes[name].stop()
+        await asyncio.gather(*(process.stop() for process in self.processes.values()))
+        await self.toxics.stop()
+
+
+async def redis_cli(port: int, *arguments: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        "redis-cli", "-p", str(port), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    async with asyncio.timeout(60):
+        output, _ = await process.communicate()
+    return output.decode()

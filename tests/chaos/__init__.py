@@ -1,0 +1,1 @@
+"""The scenarios, their checks, and faults planted in the product that they have to find."""
