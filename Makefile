@@ -6,7 +6,7 @@ COMMA := ,
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
 
-.PHONY: help setup run system test check format bench bench-sockets soak-sockets waf bench-limits bench-latency bench-breaker bench-resilience load soak chaos lock clean
+.PHONY: help setup run system toxiproxy test check format bench bench-sockets soak-sockets waf bench-limits bench-latency bench-breaker bench-resilience load soak chaos lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,9 +27,13 @@ run: setup ## the whole stack on this machine, then a first request through the 
 system: ## install the system tools that tests and benches use (Debian, root or sudo)
 	@bash .ci/system-tools
 
-test: setup system build/clients/node_modules ## everything: check, then all tests
+test: setup system build/clients/node_modules toxiproxy ## everything: check, then all tests
 	@$(MAKE) --no-print-directory check
-	$(BIN)/pytest -q -n 2 --dist worksteal
+	@timeout --kill-after=30 2700 $(BIN)/pytest -q -n 2 --dist worksteal \
+		|| { status=$$?; cat build/hung-*.txt 2>/dev/null; exit $$status; }
+
+toxiproxy: setup
+	@$(BIN)/python -c 'from chaos.toxics import binary; binary()'
 
 build/clients/node_modules: tests/clients/package-lock.json
 	@mkdir -p build/clients && cp tests/clients/package*.json build/clients/

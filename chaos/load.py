@@ -34,6 +34,7 @@ class Load:
         self._numbers = itertools.count()
         self._last_seq: dict[str, str] = {}
         self._run = secrets.token_hex(4)
+        self._customer = ""
         self._stopping = asyncio.Event()
         self._heard = asyncio.Event()
         self.history = History()
@@ -109,6 +110,8 @@ class Load:
                     made.status = answer.status
                     made.headers = all(name in answer.headers for name in PROMISED)
                     made.good = answer.status in good
+                    if answer.status == 201 and not self._customer:
+                        self._customer = str(orjson.loads(text)["data"]["id"])
                     if answer.status >= 400 and "json" in answer.content_type:
                         with contextlib.suppress(orjson.JSONDecodeError, AttributeError):
                             made.rule = str(orjson.loads(text).get("rule", ""))
@@ -135,9 +138,14 @@ class Load:
 
     async def _writes(self, pod: Pod) -> None:
         async for _ in self._pace(0.1):
-            key = f"{self._run}-{next(self._numbers)}@example.com"
-            body = {"firstName": "Chaos", "lastName": "Write", "phone": "+1 555 0100", "email": key}
-            await self._ask("writes", pod, "POST", "/api/customers", (201,), key, body)
+            number = next(self._numbers)
+            key = f"{self._run}-{number}@example.com"
+            if self._customer and number % 2:
+                what, body = "opportunities", {"customerId": self._customer, "title": key}
+            else:
+                what = "customers"
+                body = {"firstName": "Chaos", "lastName": "Write", "phone": "+1 555 0100", "email": key}
+            await self._ask("writes", pod, "POST", f"/api/{what}", (201,), key, body)
 
     async def _attacks(self, pod: Pod) -> None:
         async for _ in self._pace(0.2):

@@ -191,10 +191,10 @@ async def _read_back(load: Load, topology: Topology) -> None:
     """What is in the database, past all links."""
     client: AsyncMongoClient[dict[str, str]] = AsyncMongoClient(topology.mongodb, serverSelectionTimeoutMS=5000)
     try:
-        found = client.get_default_database()["customers"].find({}, {"email": 1})
-        async for one in found:
-            key = one.get("email", "")
-            if key.startswith(load.run):
-                load.history.stored[key] = load.history.stored.get(key, 0) + 1
+        for where, field in (("customers", "email"), ("opportunities", "title")):
+            async for one in client.get_default_database()[where].find({}, {field: 1}):
+                key = one.get(field, "")
+                if key.startswith(load.run):
+                    load.history.stored[key] = load.history.stored.get(key, 0) + 1
     finally:
         await client.close()

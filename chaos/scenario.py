@@ -83,6 +83,8 @@ class Expectation(Strict):
     closed_refuses: bool = False
     messages_lost: bool = False
     """Whether acknowledged messages may be missing: an instance was killed that held them."""
+    signed_out: bool = False
+    """Whether sessions end with the fault, so that 401 is right afterwards."""
     client_links: bool = False
     """Whether the clients' own links are broken, so that their answers say nothing of the proxy."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import faulthandler
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,25 @@ routes:
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"uvloop": uvloop.new_event_loop}
+
+
+HANGS = 400
+"""Seconds after which a test that even its time limit could not end takes its worker along, with every stack told."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    folder = Path(str(item.config.rootpath)) / "build"
+    folder.mkdir(exist_ok=True)
+    with open(folder / f"hung-{os.getpid()}.txt", "w", encoding="utf-8") as report:
+        report.write(f"{item.nodeid}\n")
+        report.flush()
+        faulthandler.dump_traceback_later(HANGS, exit=True, file=report)
+        try:
+            return (yield)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            Path(report.name).unlink()
 
 
 Start = Callable[..., Awaitable["Served"]]

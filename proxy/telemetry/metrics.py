@@ -16,6 +16,7 @@ from proxy.fleet.redis import Fleet
 from proxy.listener.overload import resident
 from proxy.listener.server import Listener
 from proxy.policy.compile import Compiled
+from proxy.telemetry import logs
 from proxy.telemetry.access_log import AccessLog
 from proxy.throttle.distributed import RedisLimiter
 
@@ -251,6 +252,7 @@ class Metrics:
         yield GaugeMetricFamily("process_open_fds", "Open files", len(os.listdir("/proc/self/fd")))
         dropped = self._access_log.dropped if self._access_log else 0
         yield CounterMetricFamily("proxy_access_log_dropped", "Records not written", dropped)
+        yield CounterMetricFamily("proxy_log_dropped", "Lines of the proxy's own log not written", logs.sink.dropped)
         info = GaugeMetricFamily("proxy_build_info", "Version", labels=["version", "python"])
         info.add_metric([__version__, platform.python_version()], 1)
         yield info

@@ -19,7 +19,7 @@ from typing import TypeVar
 import hiredis
 
 from proxy.throttle.address import StoreAddress
-from proxy.throttle.charge import Charge, Decision, OnDecision, Outcome, Settlement
+from proxy.throttle.charge import Charge, Decision, OnDecision, Outcome, Settlement, Strategy
 from proxy.throttle.cluster import ClusterStore, slot_of
 from proxy.throttle.link import OnReply, Reply, StoreError, pack
 from proxy.throttle.local import LocalLimiter
@@ -29,6 +29,8 @@ from proxy.throttle.wire import SCRIPTS, decide_command, decision_of, renew_comm
 
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 2.0
+MAX_UNRELEASED = 10_000
+RELEASES = 2
 PEER_LIVES_MS = 7_000
 
 PEERS = """
@@ -67,6 +69,10 @@ class RedisLimiter:
         self.name = os.urandom(8).hex()
         self._owed = Owed(self.name, self._merge, self.fallback.forget)
         self._heart: asyncio.Task[None] | None = None
+        self._unsure: set[str] = set()
+        """Reservations that the store was asked for and said nothing of: it may have made them all the same."""
+        self._unreleased: dict[str, tuple[Sequence[Settlement], int]] = {}
+        """Holds that the store may still have, and how often it is yet to be told to let go."""
 
     async def start(self) -> None:
         """Look for the store; serving does not wait for it longer than one attempt."""
@@ -101,6 +107,8 @@ class RedisLimiter:
     ) -> None:
         if decision is None:
             decision = self.decided_alone(charges, reservation)
+            if reservation != "-" and len(self._unsure) < MAX_UNRELEASED:
+                self._unsure.add(reservation)
         else:
             self.decisions["redis"] += 1
         then(decision)
@@ -163,18 +171,45 @@ class RedisLimiter:
 
     def settle(self, settlements: Sequence[Settlement], reservation: str) -> None:
         self.fallback.settle([(self._share(charge), taken) for charge, taken in settlements], reservation)
+        unsure = reservation in self._unsure
+        self._unsure.discard(reservation)
+        if unsure or not self.store.available:
+            self._remember(settlements, reservation)
         if self.store.available:
-            for group in [settlements] if self._whole else _grouped(settlements, lambda one: one[0].identity):
-                self.send_settlement(group, reservation)
+            self._send_groups(settlements, reservation)
             return
         for charge, taken in settlements:
             if taken:
                 self._owed.add(charge, taken)
 
+    def _send_groups(self, settlements: Sequence[Settlement], reservation: str) -> None:
+        for group in [settlements] if self._whole else _grouped(settlements, lambda one: one[0].identity):
+            self.send_settlement(group, reservation)
+
+    def _remember(self, settlements: Sequence[Settlement], reservation: str) -> None:
+        """What runs at once is let go of by name, which does no harm where it is not held."""
+        held = [one for one in settlements if one[0].quota.strategy is Strategy.CONCURRENT]
+        if held and len(self._unreleased) < MAX_UNRELEASED:
+            self._unreleased[reservation] = (held, RELEASES)
+
+    def _release(self) -> None:
+        """Twice, since what was asked on a connection that was lost may come after the first."""
+        for reservation, (held, left) in list(self._unreleased.items()):
+            if left > 1:
+                self._unreleased[reservation] = (held, left - 1)
+            else:
+                del self._unreleased[reservation]
+            self._send_groups(held, reservation)
+
     def send_settlement(self, settlements: Sequence[Settlement], reservation: str) -> None:
         """Their keys share a slot."""
         command = partial(settle_command, self._prefix, settlements, reservation)
-        self._tell(settlements[0][0], command, partial(self._failed, "settle"))
+        self._tell(settlements[0][0], command, partial(self._settled, settlements, reservation))
+
+    def _settled(self, settlements: Sequence[Settlement], reservation: str, reply: Reply) -> None:
+        self._failed("settle", reply)
+        if isinstance(reply, Exception):
+            self._remember(settlements, reservation)
 
     def _merge(self, charge: Charge, units: int, batch: str, then: Callable[[bool], None]) -> None:
         """No more than all sidecars together could have admitted."""
@@ -212,6 +247,7 @@ class RedisLimiter:
         """Say that we live, and charge what was admitted alone."""
         self._announce()
         self._owed.send()
+        self._release()
 
     async def _beat(self) -> None:
         while True:
@@ -219,6 +255,7 @@ class RedisLimiter:
             if self.store.available:
                 self._announce()
                 self._owed.send()
+                self._release()
 
     def _announce(self) -> None:
         key = f"{self._prefix}:peers"

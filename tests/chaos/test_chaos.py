@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 import pytest
@@ -14,9 +15,13 @@ SCENARIOS = read_all()
 SHORT = [one for one in SCENARIOS.values() if one.short]
 
 
+pytestmark = pytest.mark.timeout(300)
+
+
 async def results(names: list[str], command: list[str] | None = None) -> list[Result]:
     chosen = [SCENARIOS[name] for name in names]
-    return [one async for one in run_all(chosen, print, command or ())]
+    async with asyncio.timeout(240):
+        return [one async for one in run_all(chosen, print, command or ())]
 
 
 async def test_the_short_set() -> None:
@@ -30,13 +35,18 @@ FOUND_BY = {
     "breaker_never_opens": ("app-killed", "breakers"),
     "closed_fails_open": ("redis-gone", "errors bounded"),
     "bare_refusals": ("app-killed", "headers"),
-    "posts_retried": ("links-a-app-timeout", "executed once"),
+    "posts_retried": ("links-a-app-reset_peer", "executed once"),
     "leases_lost": ("links-a-app-slicer", "leases"),
 }
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 async def test_planted_faults_are_found(name: str) -> None:
+    """Three runs at most: whether a reset comes between a write and its answer is chance."""
     scenario, invariant = FOUND_BY[name]
-    [found] = await results([scenario], [sys.executable, "-m", "tests.chaos.mutants", name])
-    assert found.broken[invariant], found.broken
+    command = [sys.executable, "-m", "tests.chaos.mutants", name]
+    async with asyncio.timeout(240):
+        async for found in run_all([SCENARIOS[scenario]] * 3, print, command):
+            if found.broken[invariant]:
+                return
+    pytest.fail(f"{scenario} did not find it: {found.broken}")

@@ -131,6 +131,56 @@ async def test_frozen_costs_its_deadline_and_then_nothing(
     assert limiting.store.stats.failures["deadline"] >= 5
 
 
+async def test_a_hold_that_was_made_too_late_to_be_told_is_given_back(
+    serve: Start, upstream: ScriptedUpstream, valkey: Valkey
+) -> None:
+    limits = "{one: {concurrent: 1, lease: 1h, on_store_failure: open}}"
+    served = await serve(upstream.port, more=valkey.policy("50ms"), limits=limits)
+    assert await ask(served, 1) == [200]
+    valkey.process.signal(signal.SIGSTOP)
+    assert await ask(served, 1) == [200]
+    valkey.process.signal(signal.SIGCONT)
+    await until(served, available=True)
+    await _free_again(served)
+
+
+async def test_a_hold_whose_end_came_while_the_store_was_away_is_given_back(
+    serve: Start, upstream: ScriptedUpstream, valkey: Valkey
+) -> None:
+    go = asyncio.Event()
+
+    async def when_told(reader: Reader, writer: Writer) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            await go.wait()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    upstream.script = when_told
+    limits = "{one: {concurrent: 1, lease: 1h, on_store_failure: open}}"
+    served = await serve(upstream.port, more=valkey.policy("50ms"), limits=limits)
+    wire = await served.connect()
+    wire.send(GET)
+    async with redis.Redis(port=valkey.port, protocol=2) as client, asyncio.timeout(5):
+        while not [key async for key in client.scan_iter("*one*")]:
+            await asyncio.sleep(0.01)
+    assert await ask(served, 1) == [429]
+    valkey.process.signal(signal.SIGSTOP)
+    go.set()
+    assert (await wire.answer())[0] == 200
+    await ask(served, 5)
+    valkey.process.signal(signal.SIGCONT)
+    await until(served, available=True)
+    await _free_again(served)
+
+
+async def _free_again(served: Served) -> None:
+    async with asyncio.timeout(8):
+        while await ask(served, 1) != [200]:
+            await asyncio.sleep(0.05)
+    limiting = served.proxy.limiting
+    assert limiting is not None
+    assert limiting.store.available
+
+
 async def test_slow_within_its_deadline_decides(serve: Start, upstream: ScriptedUpstream, valkey: Valkey) -> None:
     served = await serve(upstream.port, more=valkey.policy("2s"), limits=LIMITS)
     async with redis.Redis(port=valkey.port, protocol=2) as client:
