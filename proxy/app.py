@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 
 import structlog
@@ -17,8 +18,11 @@ import structlog
 from breaker import Breaker, State
 from proxy.addresses import Networks
 from proxy.admin.api import Admin
+from proxy.control.reload import Reloader
+from proxy.entropy import Entropy
 from proxy.exchange import Exchange, Verdict
 from proxy.filters.identity import KeyRing
+from proxy.filters.throttle import Throttle
 from proxy.fleet.breakers import SharedBreaker
 from proxy.fleet.jwks import KeySource
 from proxy.fleet.redis import Fleet
@@ -32,6 +36,7 @@ from proxy.policy.model import Policy
 from proxy.rejection import Rejection
 from proxy.target import TargetRules
 from proxy.telemetry.access_log import AccessLog
+from proxy.telemetry.decisions import Decisions
 from proxy.telemetry.metrics import Metrics
 from proxy.throttle.distributed import RedisLimiter
 from proxy.throttle.local import LocalLimiter
@@ -45,8 +50,15 @@ SECURITY_EVENTS_A_SECOND = 50
 class Proxy:
     """One running proxy; `serve` returns the exit status once it has drained."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, path: Path | None = None) -> None:
+        """`path` is the file that the policy came from, for those who may be told to read it again."""
         self.policy = policy
+        self.reloader = Reloader(self, path) if path is not None else None
+        self.revision = self.reloader.revision if self.reloader else "-"
+        self.decisions = Decisions(Entropy())
+        self._throttles: list[Throttle] = []
+        """Of earlier policies, whose exchanges hold something."""
+        self._limiting_began = False
         self.stopping = asyncio.Event()
         self.started = False
         loop = asyncio.get_running_loop()
@@ -56,11 +68,11 @@ class Proxy:
         self.compiled: Compiled = compile_policy(policy, loop, self._on_verdict, self.shared)
         self.shared_breakers: dict[str, SharedBreaker] = {}
         for cluster in self.compiled.clusters.values():
-            for breaker in cluster.breakers:
-                breaker.on_change.append(self._log_breaker)
+            self._listen_to(cluster)
         self.fleet = self._fleet()
         self.key_sources = [self._key_source(*one) for one in self.compiled.key_rings]
-        self.access_log = AccessLog(policy.access_log.sample) if policy.access_log.enabled else None
+        self.access_log = AccessLog(policy.access_log.sample) if policy.access_log.enabled or path else None
+        self._log_accesses(policy)
         self.listener = Listener(
             _listener_settings(policy),
             self.compiled.routes,
@@ -71,7 +83,7 @@ class Proxy:
             rejected=self._on_rejected,
         )
         self.metrics = Metrics(
-            self.listener, self.access_log, self.compiled, self.limiting, self.fleet, self.key_sources
+            self.listener, self.access_log, self.compiled, self.limiting, self.fleet, self.key_sources, self.reloader
         )
         self.admin = Admin(self)
         self._events_second = 0
@@ -90,9 +102,76 @@ class Proxy:
         boards = (self.shared.bans, self.shared.revoked, self.shared.breakers)
         fleet = Fleet(limiting.store, account, self.policy.redis.prefix, boards)
         for cluster in self.compiled.clusters.values():
-            if cluster.breaker is not None and cluster.spec.shared_quorum:
-                self._share(cluster, cluster.breaker, fleet, limiting)
+            self._share_breaker(cluster, fleet, limiting)
         return fleet
+
+    def _share_breaker(self, cluster: Cluster, fleet: Fleet, limiting: RedisLimiter) -> None:
+        if cluster.breaker is not None and cluster.spec.shared_quorum:
+            self._share(cluster, cluster.breaker, fleet, limiting)
+
+    def _listen_to(self, cluster: Cluster) -> None:
+        for breaker in cluster.breakers:
+            breaker.on_change.append(self._log_breaker)
+
+    async def apply(self, policy: Policy) -> None:
+        """Serve by this policy from the next request on. Raises ValueError or OSError, and nothing has changed then.
+
+        Clusters that are the same keep their connections and breakers; what runs keeps the policy that it began under.
+        """
+        before = self.compiled
+        compiled = compile_policy(policy, self._loop, self._on_verdict, self.shared, before)
+        sources = [self._key_source(*one) for one in compiled.key_rings]
+        for source in sources:
+            await source.start()
+        new = [one for one in compiled.clusters.values() if before.clusters.get(one.name) is not one]
+        try:
+            await self.listener.change(
+                _listener_settings(policy), compiled.routes, compiled.default_chain, compiled.clusters,
+                compiled.request_id.name,
+            )  # fmt: skip
+        except OSError:
+            for source in sources:
+                await source.close()
+            raise
+        self.policy, self.compiled = policy, compiled
+        old_sources, self.key_sources = self.key_sources, sources
+        for name in before.clusters:
+            if compiled.clusters.get(name) is not before.clusters[name]:
+                self.shared_breakers.pop(name, None)
+        for cluster in new:
+            self._listen_to(cluster)
+            if self.fleet is not None and self.limiting is not None:
+                self._share_breaker(cluster, self.fleet, self.limiting)
+            cluster.start()
+        self._throttles = [one for one in (*self._throttles, *before.throttles) if one.holds]
+        if self.fleet is None:
+            self.fleet = self._fleet()
+            if self.fleet is not None and self.started:
+                await self._begin_limiting()
+        self._log_accesses(policy)
+        self.metrics.follow(compiled, self.limiting, self.fleet, sources)
+        for source in old_sources:
+            await source.close()
+
+    def _log_accesses(self, policy: Policy) -> None:
+        if self.access_log is not None:
+            self.access_log.sample(policy.access_log.sample if policy.access_log.enabled else None)
+
+    async def _begin_limiting(self) -> None:
+        if self.limiting is not None and not self._limiting_began:
+            self._limiting_began = True
+            await self.limiting.start()
+        if self.fleet is not None:
+            self.fleet.start()
+
+    def outcomes(self) -> tuple[int, int]:
+        """How many answers were refusals or failures so far, and how many there were; for the running routes."""
+        bad = every = 0
+        for stats in (*(route.stats for route in self.listener.routes.routes), self.listener.unrouted):
+            for status, count in stats.statuses.items():
+                every += count
+                bad += count if status in _BAD else 0
+        return bad, every
 
     def _share(self, cluster: Cluster, breaker: Breaker, fleet: Fleet, limiting: RedisLimiter) -> None:
         board = self.shared.breakers
@@ -139,6 +218,7 @@ class Proxy:
 
     def _on_rejected(self, exchange: Exchange, rejection: Rejection) -> None:
         self.listener.stats.rejections[rejection.rule, rejection.reason, "enforce"] += 1
+        exchange.decision = self.decisions.add(exchange, rejection, self.revision)
         second = int(self._loop.time())
         if second != self._events_second:
             self._events_second, self._events = second, 0
@@ -151,6 +231,7 @@ class Proxy:
                 status=rejection.status,
                 detail=rejection.detail,
                 request_id=exchange.request_id.decode(),
+                decision=exchange.decision.decode(),
             )
 
     def _on_completed(self, exchange: Exchange) -> None:
@@ -173,10 +254,7 @@ class Proxy:
         raise_file_limit()
         if self.access_log is not None:
             self.access_log.start()
-        if self.limiting is not None:
-            await self.limiting.start()
-        if self.fleet is not None:
-            self.fleet.start()
+        await self._begin_limiting()
         for source in self.key_sources:
             await source.start()
         for cluster in self.compiled.clusters.values():
@@ -185,15 +263,19 @@ class Proxy:
         await self.admin.start()
         settle_memory()
         self.started = True
+        if self.reloader is not None:
+            self.reloader.start()
 
     async def stop(self, drain: float) -> bool:
         """Drain and give everything back; True where every exchange ended in time."""
+        if self.reloader is not None:
+            await self.reloader.close()
         ended = await self.listener.drain(drain)
         await self.listener.close()
         await self.admin.close()
         for source in self.key_sources:
             await source.close()
-        for throttle in self.compiled.throttles:
+        for throttle in (*self.compiled.throttles, *self._throttles):
             throttle.close()
         if self.fleet is not None:
             await self.fleet.close()
@@ -204,12 +286,17 @@ class Proxy:
         return ended
 
 
+_BAD = frozenset({400, 401, 403, 413, 415, 429, *range(500, 600)})
+"""What a policy that is wrong makes of good requests."""
 _CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 
 
-async def serve(policy: Policy) -> int:
-    """Run until told to stop: a first SIGTERM or SIGINT drains, a second ends at once. 0 where the drain was clean."""
-    proxy = Proxy(policy)
+async def serve(policy: Policy, path: Path | None = None) -> int:
+    """Run until told to stop: a first SIGTERM or SIGINT drains, a second ends at once. 0 where the drain was clean.
+
+    SIGHUP reads the policy's file again.
+    """
+    proxy = Proxy(policy, path)
     loop = asyncio.get_running_loop()
     at_once = asyncio.Event()
 
@@ -220,6 +307,8 @@ async def serve(policy: Policy) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         loop.add_signal_handler(number, on_signal)
+    if proxy.reloader is not None:
+        loop.add_signal_handler(signal.SIGHUP, proxy.reloader.ask)
     await proxy.start()
     host, _ = policy.listener.address
     log.info("serving", address=f"{host}:{proxy.listener.port}", admin_port=proxy.admin.port, routes=len(policy.routes))

@@ -63,7 +63,7 @@ def run(path: Path, log_level: str) -> None:
     policy = _load(path)
     logs.configure(log_level)
     try:
-        status = uvloop.run(serve(policy))
+        status = uvloop.run(serve(policy, path))
     except OSError as error:
         click.echo(_cannot_listen(policy, error), err=True)
         status = 1

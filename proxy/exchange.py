@@ -106,6 +106,8 @@ class Exchange:
     verdicts: tuple[Verdict, ...] = ()
     rejection = ""
     failure = ""
+    decision = b""
+    """The id of its refusal, for who asks why."""
 
     def __init__(self, method: bytes, minor: int, headers: Headers, peer: str, started: float) -> None:
         self.method = method

@@ -21,6 +21,7 @@ from proxy.telemetry import logs
 if TYPE_CHECKING:
     from breaker import Breaker
     from proxy.app import Proxy
+    from proxy.control.reload import Outcome
     from proxy.upstream.cluster import Cluster
 
 PROBES = frozenset({"/livez", "/readyz", "/startupz"})
@@ -43,6 +44,10 @@ class Admin:
                 web.get("/readyz", self._ready),
                 web.get("/metrics", self._metrics),
                 web.get("/config_dump", self._config),
+                web.get("/policy", self._policy),
+                web.post("/reload", self._reload),
+                web.get("/decisions", self._decisions),
+                web.get("/decisions/{id}", self._decision),
                 web.get("/clusters", self._clusters),
                 web.get("/routes", self._routes),
                 web.get("/limits", self._limits),
@@ -93,7 +98,9 @@ class Admin:
         proxy = self._proxy
         if not proxy.ready:
             return _state(False, "draining" if proxy.started else "starting")
-        answer: dict[str, Any] = {"status": "degraded" if proxy.degraded else "ok"}
+        answer: dict[str, Any] = {"status": "degraded" if proxy.degraded else "ok", "revision": proxy.revision}
+        if proxy.reloader is not None and proxy.reloader.last.result != "applied":
+            answer["policy"] = f"the last file was {proxy.reloader.last.result}: see /policy"
         if proxy.degraded:
             answer["reason"] = proxy.degraded
         if proxy.limiting is not None:
@@ -111,7 +118,49 @@ class Admin:
         )
 
     async def _config(self, _: web.Request) -> web.Response:
-        return web.json_response(text=self._proxy.policy.model_dump_json(indent=2))
+        headers = {"ETag": f'"{self._proxy.revision}"'}
+        return web.json_response(text=self._proxy.policy.model_dump_json(indent=2), headers=headers)
+
+    async def _policy(self, _: web.Request) -> web.Response:
+        """Which file and revision runs since when, and what became of the last one that was read."""
+        reloader = self._proxy.reloader
+        if reloader is None:
+            return web.json_response({"revision": self._proxy.revision})
+        told = {
+            "file": str(reloader.path), "revision": reloader.revision, "applied_at": reloader.applied_at,
+            "reloads": reloader.counts, "last": _outcome(reloader.last),
+        }  # fmt: skip
+        return web.json_response(told, headers={"ETag": f'"{reloader.revision}"'})
+
+    async def _reload(self, request: web.Request) -> web.Response:
+        """Read the file again. 200 applied, 409 refused with every finding, 412 where If-Match names another
+        revision."""
+        reloader = self._proxy.reloader
+        if reloader is None:
+            return web.json_response({"error": "this proxy was not started from a file"}, status=409)
+        wanted = request.headers.get("If-Match", "*").strip('"')
+        if wanted not in ("*", reloader.revision):
+            return web.json_response({"error": f"revision {reloader.revision} runs"}, status=412)
+        outcome = await reloader.reload()
+        return web.json_response(
+            _outcome(outcome),
+            status=200 if outcome.result == "applied" else 409,
+            headers={"ETag": f'"{reloader.revision}"'},
+        )
+
+    async def _decisions(self, request: web.Request) -> web.Response:
+        """The last refusals, the newest first; `?top=50`, `?rule=NAME`."""
+        top, rule = request.query.get("top", "50"), request.query.get("rule", "")
+        shown = self._proxy.decisions.latest(1000)
+        found = [one for one in shown if not rule or one["rule"] == rule]
+        return web.json_response({"decisions": found[: int(top) if top.isdigit() else 50]})
+
+    async def _decision(self, request: web.Request) -> web.Response:
+        found = self._proxy.decisions.get(request.match_info["id"])
+        if found is None:
+            hint = "no such decision is kept: the last 1,000 refusals are, of this sidecar alone"
+            return web.json_response({"error": hint}, status=404)
+        return web.json_response(found)
 
     async def _clusters(self, _: web.Request) -> web.Response:
         return web.json_response({one.name: self._cluster(one) for one in self._proxy.compiled.clusters.values()})
@@ -270,6 +319,10 @@ class Admin:
             return web.json_response({"error": f"level has to be one of {', '.join(LEVELS)}"}, status=400)
         logs.configure(level)
         return web.json_response({"level": level})
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    return {"result": outcome.result, "revision": outcome.revision, "findings": outcome.findings}
 
 
 def _subject(request: web.Request) -> str:

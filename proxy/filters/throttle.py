@@ -284,6 +284,11 @@ class Throttle(Filter):
         if self._held:
             self._renewer = self._loop.call_later(self._renew_every, self._renew)
 
+    @property
+    def holds(self) -> bool:
+        """Whether an exchange still has something that is to be renewed."""
+        return bool(self._held)
+
     def close(self) -> None:
         if self._renewer is not None:
             self._renewer.cancel()

@@ -95,11 +95,15 @@ def _document(exchange: Exchange, rejection: Rejection) -> tuple[bytes, bytes]:
             "rule": rejection.rule,
             "requestId": request_id,
         }
+        if exchange.decision:
+            problem["decision"] = exchange.decision.decode()
         if rejection.retry_after is not None:
             problem["retryAfter"] = max(1, ceil(rejection.retry_after))
         return orjson.dumps(problem), b"application/problem+json"
     lines = [f"{rejection.status} {rejection.title}", rejection.detail, rejection.remedy]
     facts = f"rule {rejection.rule}, request {request_id}"
+    if exchange.decision:
+        facts += f", decision {exchange.decision.decode()}"
     if kind == b"html":
         title, *texts = (html.escape(line) for line in lines)
         paragraphs = "".join(f"<p>{text}</p>" for text in texts if text)

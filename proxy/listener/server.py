@@ -81,6 +81,8 @@ class Listener:
         self._arrived: defaultdict[str, int] = defaultdict(int)
         self._second = 0
         self.writer = TickWriter(self.loop)
+        self._retired: list[Cluster] = []
+        """Clusters of earlier policies that exchanges still use."""
         self._one_left = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -91,11 +93,36 @@ class Listener:
 
     async def start(self) -> None:
         """Listen; raises OSError where the address can't be had."""
-        settings = self.settings
-        self._server = await self.loop.create_server(
+        self._server = await self._listen(self.settings)
+        self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
+
+    async def change(
+        self,
+        settings: ListenerSettings,
+        routes: RouteTable,
+        default_chain: FilterChain,
+        clusters: dict[str, Cluster],
+        name: Callable[[Exchange], None],
+    ) -> None:
+        """Another policy from the next request on. An address that changed is opened before the old one is closed;
+        raises OSError, with nothing changed, where it can't be had."""
+        old, server = self.settings, self._server
+        if (settings.host, settings.port) != (old.host, old.port):
+            server = await self._listen(settings)
+        if settings.overload != old.overload:
+            self.guard = OverloadGuard(settings.overload)
+        kept = set(map(id, clusters.values()))
+        self._retired += [one for one in self.clusters.values() if id(one) not in kept]
+        self.settings, self.routes, self.default_chain = settings, routes, default_chain
+        self.clusters, self.name = clusters, name
+        if server is not self._server and self._server is not None:
+            self._server.close()
+        self._server = server
+
+    async def _listen(self, settings: ListenerSettings) -> asyncio.Server:
+        return await self.loop.create_server(
             lambda: Downstream(self), settings.host, settings.port, backlog=settings.backlog, reuse_address=True
         )
-        self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
 
     def peer_of(self, peername: tuple[str, int] | None) -> Peer:
         address = normalise(peername[0]) if peername else None
@@ -159,11 +186,14 @@ class Listener:
                 except Exception:
                     log.exception("a connection could not be checked")
                     connection.cut()
-            for name, cluster in self.clusters.items():
+            for cluster in (*self.clusters.values(), *self._retired):
                 try:
                     cluster.sweep(now)
                 except Exception:
-                    log.exception("cluster %s could not be checked", name)
+                    log.exception("cluster %s could not be checked", cluster.name)
+            for cluster in [one for one in self._retired if one.idle]:
+                self._retired.remove(cluster)
+                await cluster.close()
 
     async def drain(self, seconds: float) -> bool:
         """Take no more connections, let exchanges end; True where all ended in time, else what is left is cut."""
@@ -192,5 +222,5 @@ class Listener:
         if self._sweeper:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
-        for cluster in self.clusters.values():
+        for cluster in (*self.clusters.values(), *self._retired):
             await cluster.close()

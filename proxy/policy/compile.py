@@ -77,15 +77,33 @@ class Compiled:
     uses_boards: bool = False
 
 
-def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: OnVerdict, shared: Shared) -> Compiled:
-    """Raises ValueError where a file that the policy names can't be used."""
+def compile_policy(
+    policy: Policy,
+    loop: asyncio.AbstractEventLoop,
+    on_verdict: OnVerdict,
+    shared: Shared,
+    previous: Compiled | None = None,
+) -> Compiled:
+    """Raises ValueError where a file that the policy names can't be used.
+
+    What `previous` has and the policy does not change goes on: clusters with their connections and breakers, counts,
+    keys that were fetched.
+    """
     entropy = Entropy()
     request_id = RequestId(entropy)
-    ban_list = BanList(shared.bans)
+    ban_list = previous.ban_list if previous else BanList(shared.bans)
     identity = _identity(policy, on_verdict, shared)
     throttles: list[Throttle] = []
     usage: defaultdict[str, Usage] = defaultdict(lambda: Usage(heavy=HeavyKeys(policy.usage.window)))
-    clusters = {name: Cluster(cluster_spec(name, model), loop) for name, model in policy.clusters.items()}
+    if previous is not None:
+        usage.update(previous.usage)
+    known = {name: cluster.spec for name, cluster in previous.clusters.items()} if previous else {}
+    clusters: dict[str, Cluster] = {}
+    for name, cluster_model in policy.clusters.items():
+        spec = cluster_spec(name, cluster_model)
+        keep = previous is not None and known.get(name) == spec
+        clusters[name] = previous.clusters[name] if previous and keep else Cluster(spec, loop)
+    counted = {route.name: route.stats for route in previous.routes.routes} if previous else {}
 
     def chain(used: list[str], more: dict[str, Limit]) -> FilterChain:
         filters = _filters(policy, used, on_verdict, entropy)
@@ -135,7 +153,7 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
                 sockets=sockets(used),
                 cluster=clusters[model.to],
                 limits=_limits(policy, model),
-                stats=RouteStats(name),
+                stats=counted.get(name) or RouteStats(name),
                 websocket=model.websocket,
                 priority=PRIORITIES[model.priority],
                 fallback=fallback_of(model.fallback, clusters, loop.time) if model.fallback else None,
@@ -144,7 +162,10 @@ def compile_policy(policy: Policy, loop: asyncio.AbstractEventLoop, on_verdict: 
     rings: list[tuple[str, float, KeyRing]] = []
     jwt = policy.identity.jwt if policy.identity else None
     if identity is not None and identity.tokens is not None and jwt is not None and jwt.keys_url is not None:
-        rings.append((jwt.keys_url, jwt.refresh, identity.tokens.ring))
+        ring = identity.tokens.ring
+        fetched = {url: old.keys for url, _, old in previous.key_rings} if previous else {}
+        ring.keys = fetched.get(jwt.keys_url) or ring.keys
+        rings.append((jwt.keys_url, jwt.refresh, ring))
     table = RouteTable(routes)
     default_chain = chain(policy.defaults.use, {})
     return Compiled(

@@ -29,6 +29,7 @@ def _kinds(kind: type[Rejection]) -> Iterator[type[Rejection]]:
         yield from _kinds(one)
 
 
+MISSING = " is missing"
 REASONS = {kind.reason: kind for kind in sorted(_kinds(Rejection), key=lambda kind: kind.reason)}
 """Why requests are refused, in the words that policies use."""
 
@@ -60,7 +61,8 @@ def _one_a_place(findings: list[Finding]) -> list[Finding]:
     """What YAML said of a value comes before what the model then made of it."""
     first: dict[tuple[int, int, str], Finding] = {}
     for one in findings:
-        first.setdefault((one.line, one.column, one.where), one)
+        missing = one.what if one.what.endswith(MISSING) else ""
+        first.setdefault((one.line, one.column, one.where + missing), one)
     return list(first.values())
 
 
@@ -72,7 +74,7 @@ def _finding(document: Document, error: dict[str, Any]) -> Finding:
         return Finding(document.file, line, column, dotted(path), f"unknown key.{_did_you_mean(path)}")
     line, column = document.place(path)
     if kind == "missing":
-        what = f'"{error["loc"][-1]}" is missing'
+        what = f'"{error["loc"][-1]}"{MISSING}'
     elif kind == "value_error":
         what = str(error["ctx"]["error"])
     else:

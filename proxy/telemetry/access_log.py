@@ -46,13 +46,14 @@ class AccessLog:
         "_second",
         "_second_text",
         "_seen",
+        "_silent",
         "_task",
         "_writing",
         "dropped",
     )
 
     def __init__(self, sample: float, fd: int = 1, now: Callable[[], float] = time.time) -> None:
-        self._every = 0 if sample <= 0 else max(1, round(1 / sample))
+        self.sample(sample)
         self._fd = fd
         self._now = now
         self._lines: list[bytes] = []
@@ -64,11 +65,18 @@ class AccessLog:
         self._writing: asyncio.Future[None] | None = None
         self.dropped = 0
 
+    def sample(self, share: float | None) -> None:
+        """That share of good answers from now on; None writes nothing at all."""
+        self._silent = share is None
+        self._every = 0 if not share or share <= 0 else max(1, round(1 / share))
+
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="access log")
 
     def emit(self, exchange: Exchange, seconds: float) -> None:
         """Refusals and failures are always written, the rest one in so many."""
+        if self._silent:
+            return
         self._seen += 1
         if not exchange.rejection and not exchange.failure and (not self._every or self._seen % self._every):
             return

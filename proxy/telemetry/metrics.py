@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from breaker import State
 from proxy import __version__
+from proxy.control.reload import Reloader
 from proxy.fleet.jwks import KeySource
 from proxy.fleet.redis import Fleet
 from proxy.listener.overload import resident
@@ -34,7 +35,9 @@ class Metrics:
         shared: RedisLimiter | None,
         fleet: Fleet | None,
         key_sources: Sequence[KeySource],
+        reloader: Reloader | None = None,
     ) -> None:
+        self._reloader = reloader
         self._fleet = fleet
         self._key_sources = key_sources
         self._compiled = compiled
@@ -43,6 +46,12 @@ class Metrics:
         self._access_log = access_log
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
+
+    def follow(
+        self, compiled: Compiled, shared: RedisLimiter | None, fleet: Fleet | None, key_sources: Sequence[KeySource]
+    ) -> None:
+        """Another policy runs now."""
+        self._compiled, self._shared, self._fleet, self._key_sources = compiled, shared, fleet, key_sources
 
     def expose(self) -> bytes:
         return generate_latest(self._registry)
@@ -53,6 +62,8 @@ class Metrics:
         yield from self._process()
         yield from self._limits()
         yield from self._told()
+        if self._reloader is not None:
+            yield from _policy(self._reloader)
 
     def _routes(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
@@ -256,3 +267,18 @@ class Metrics:
         info = GaugeMetricFamily("proxy_build_info", "Version", labels=["version", "python"])
         info.add_metric([__version__, platform.python_version()], 1)
         yield info
+
+
+def _policy(reloader: Reloader) -> Iterator[Metric]:
+    info = GaugeMetricFamily("proxy_policy_info", "The revision that runs", labels=["revision"])
+    info.add_metric([reloader.revision], 1)
+    yield info
+    reloads = CounterMetricFamily("proxy_policy_reloads", "Policy files taken over, or not", labels=["result"])
+    for result, count in reloader.counts.items():
+        reloads.add_metric([result], count)
+    yield reloads
+    good = reloader.last.result == "applied"
+    yield GaugeMetricFamily("proxy_policy_last_reload_good", "Whether the file that was read last is what runs", good)
+    yield GaugeMetricFamily(
+        "proxy_policy_applied_timestamp_seconds", "When the policy was applied", reloader.applied_at
+    )

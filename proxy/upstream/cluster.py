@@ -292,6 +292,11 @@ class Cluster:
         for tick in self.ticks:
             tick()
 
+    @property
+    def idle(self) -> bool:
+        """Whether no exchange has anything of it."""
+        return not self.running and not any(one.active or one.pool.waiting for one in self.endpoints)
+
     async def close(self) -> None:
         if self.checker is not None:
             await self.checker.close()

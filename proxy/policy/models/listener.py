@@ -71,6 +71,22 @@ class AdminModel(Model):
     token: Secret | None = None
 
 
+class RevertModel(Model):
+    """Take a policy back that makes answers bad: where within that time after it was applied the share of refusals and
+    5xx is by so much `above` what it was before. `within: 0s` never does."""
+
+    within: Duration = 30.0
+    above: Share = 0.2
+    of_at_least: Annotated[int, Field(ge=1)] = 50
+
+
+class ReloadModel(Model):
+    """`watch` takes a changed file over by itself (a ConfigMap, say); SIGHUP and POST /reload always do."""
+
+    watch: bool = False
+    revert: RevertModel = RevertModel()
+
+
 class AccessLogModel(Model):
     enabled: bool = True
     sample: Annotated[float, Field(ge=0, le=1)] = 1.0

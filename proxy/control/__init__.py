@@ -1,0 +1,1 @@
+"""What changes a running proxy's policy, and what asks a policy without serving by it."""

@@ -1,0 +1,215 @@
+"""A changed policy file, taken over while requests run: read, compiled, swapped at once, or refused whole.
+
+Exchanges and WebSockets that run keep the policy that they began under. Where answers get bad within a while after the
+swap, the old policy comes back by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proxy.policy.document import read
+from proxy.policy.findings import Finding, PolicyError
+from proxy.policy.load import load
+
+if TYPE_CHECKING:
+    from proxy.app import Proxy
+    from proxy.policy.model import Policy
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+HISTORY = 60
+"""Ticks of counts that are kept: what was usual before a swap."""
+AT_START = (("listener", "unix"), ("admin", "address"), ("redis",), ("workers",))
+"""What is opened once, and can't be changed in a running process."""
+WORDS = ("applied", "refused", "reverted")
+
+
+def revision_of(path: Path) -> str:
+    """The first twelve digits of the file's SHA-256, as `sha256sum` prints them."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one attempt to take over a file; `findings` are all that is wrong with it."""
+
+    result: str
+    revision: str
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Trial:
+    """A swap that may still be taken back. `bad` and `all` are counts at the swap, `usual` the share before it."""
+
+    before: Policy
+    revision: str
+    ends: float
+    bad: int
+    all: int
+    usual: float
+
+
+@dataclass(slots=True)
+class History:
+    """How many answers were bad (5xx, or a refusal), of all, tick by tick."""
+
+    ticks: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=HISTORY))
+
+    def share(self) -> float:
+        if len(self.ticks) < 2:
+            return 0.0
+        (bad, every), (bad_now, every_now) = self.ticks[0], self.ticks[-1]
+        return (bad_now - bad) / (every_now - every) if every_now > every else 0.0
+
+
+class Reloader:
+    """Of one proxy and one file; `start` watches both the file (where the policy says so) and what a swap led to."""
+
+    def __init__(self, proxy: Proxy, path: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.path = path
+        self.revision = revision_of(path)
+        self.applied_at = time.time()
+        self.counts = dict.fromkeys(WORDS, 0)
+        self.last: Outcome = Outcome("applied", self.revision)
+        self._proxy = proxy
+        self._environment = environment
+        self._seen = self._stamp()
+        self._busy = asyncio.Lock()
+        self._history = History()
+        self._trial: Trial | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._asked: set[asyncio.Task[Outcome]] = set()
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._watch(), name="policy")
+
+    async def close(self) -> None:
+        tasks = [task for task in (self._task, *self._asked) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def ask(self) -> None:
+        """From a signal handler, which can't wait."""
+        task = asyncio.get_running_loop().create_task(self.reload(), name="reload")
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
+
+    async def reload(self) -> Outcome:
+        """Read the file and take it over; nothing changes where anything is wrong with it."""
+        async with self._busy:
+            self._seen = self._stamp()
+            try:
+                outcome = await self._take_over()
+            except PolicyError as error:
+                outcome = Outcome("refused", self.revision, tuple(map(str, error.findings)))
+                for line in outcome.findings:
+                    log.error("policy refused: %s", line)
+            self.counts[outcome.result] += 1
+            self.last = outcome
+            return outcome
+
+    async def _take_over(self) -> Outcome:
+        proxy, old = self._proxy, self._proxy.policy
+        try:
+            revision = revision_of(self.path)
+        except OSError as error:
+            what = f"can't be read: {error.strerror}"
+            raise PolicyError([Finding(str(self.path), 1, 1, "", what)]) from None
+        policy = load(self.path, self._environment)
+        self._fixed(old, policy)
+        try:
+            await proxy.apply(policy)
+        except (ValueError, OSError) as error:
+            raise PolicyError([Finding(str(self.path), 1, 1, "", str(error))]) from None
+        terms = policy.reload.revert
+        bad, every = proxy.outcomes()
+        ends = asyncio.get_running_loop().time() + terms.within
+        self._trial = Trial(old, self.revision, ends, bad, every, self._history.share()) if terms.within else None
+        self.revision, self.applied_at = revision, time.time()
+        proxy.revision = revision
+        log.warning("policy applied: revision %s", revision)
+        return Outcome("applied", revision)
+
+    def _fixed(self, old: Policy, new: Policy) -> None:
+        """Raises PolicyError with each part that differs and needs a restart."""
+        findings = []
+        document = read(self.path, os.environ if self._environment is None else self._environment)
+        for path in AT_START:
+            before, after = _part(old, path), _part(new, path)
+            if before != after:
+                line, column = document.place(path, key=True)
+                what = "can't change while the proxy runs: put it back, or restart the proxy (no request is lost)"
+                findings.append(Finding(str(self.path), line, column, ".".join(path), what))
+        if findings:
+            raise PolicyError(findings)
+
+    def _stamp(self) -> tuple[object, ...]:
+        """Changes with the file, and with the link that a ConfigMap's new version is swapped in by."""
+        try:
+            real = os.path.realpath(self.path)
+            seen = os.stat(real)
+        except OSError:
+            return ()
+        return real, seen.st_ino, seen.st_mtime_ns, seen.st_size
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            try:
+                await self._tick()
+            except Exception:
+                log.exception("the policy could not be watched")
+
+    async def _tick(self) -> None:
+        if self._trial is not None:
+            await self._judge(self._trial)
+        else:
+            self._history.ticks.append(self._proxy.outcomes())
+        stamp = self._stamp()
+        if self._proxy.policy.reload.watch and stamp and stamp != self._seen:
+            await self.reload()
+
+    async def _judge(self, trial: Trial) -> None:
+        """Put the old policy back where answers got bad; the history begins anew at the trial's end."""
+        terms = self._proxy.policy.reload.revert
+        bad, every = self._proxy.outcomes()
+        bad, every = bad - trial.bad, every - trial.all
+        share = bad / every if every else 0.0
+        if every >= terms.of_at_least and share > trial.usual + terms.above:
+            async with self._busy:
+                self._trial = None
+                refused = self.revision
+                await self._proxy.apply(trial.before)
+                self.revision = self._proxy.revision = trial.revision
+                self.applied_at = time.time()
+                self.counts["reverted"] += 1
+                what = (
+                    f"revision {refused}: {share:.0%} of {every} answers were refusals or failures, "
+                    f"{trial.usual:.0%} before; revision {trial.revision} is back"
+                )
+                self.last = Outcome("reverted", trial.revision, (what,))
+                log.error("policy reverted: %s", what)
+                self._history.ticks.clear()
+        elif asyncio.get_running_loop().time() >= trial.ends:
+            self._trial = None
+            self._history.ticks.clear()
+
+
+def _part(policy: Policy, path: tuple[str, ...]) -> object:
+    value: object = policy
+    for name in path:
+        value = getattr(value, name, None)
+    return value
