@@ -48,6 +48,7 @@ check: setup ## ruff, mypy --strict, hadolint, compose and YAML checks, policies
 	$(BIN)/check-jsonschema -q --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/yamllint .
 	$(BIN)/simplepro-proxy validate config/*.yaml
+	$(BIN)/simplepro-proxy test config/tests
 	$(BIN)/pytest -q tests/test_architecture.py
 
 format: setup ## let ruff mend what it can

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,7 @@ async def running(kind: str, proxy_command: Sequence[str] = ()) -> AsyncIterator
             await topology.stop()
 
 
-async def run_all(scenarios: Sequence[Scenario], say: Say, proxy_command: Sequence[str] = ()) -> AsyncIterator[Result]:
+async def run_all(scenarios: Sequence[Scenario], say: Say, proxy_command: Sequence[str] = ()) -> AsyncGenerator[Result]:
     """Those of one stack share it; what one leaves broken is started anew."""
     for kind in ("single", "cluster"):
         chosen = [one for one in scenarios if one.stack == kind]

@@ -193,6 +193,15 @@ class Topology:
                 await self.restart(name)
 
     async def stop(self) -> None:
+        """Where this is cancelled, nothing is left running all the same."""
+        try:
+            await self._stop()
+        except BaseException:
+            for process in (*self.processes.values(), self.toxics.process):
+                process.signal(signal.SIGKILL)
+            raise
+
+    async def _stop(self) -> None:
         for name in list(self._stopped):
             self.go_on(name)
         for name in ["proxy-a", "proxy-b", "app-a", "app-b"]:

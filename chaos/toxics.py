@@ -67,7 +67,7 @@ class Toxics:
 
     def __init__(self) -> None:
         self._port = servers.free_port()
-        self._process = ServerProcess(
+        self.process = ServerProcess(
             Spec(
                 "toxiproxy",
                 [str(binary()), "-host", "127.0.0.1", "-port", str(self._port)],
@@ -80,11 +80,11 @@ class Toxics:
 
     async def start(self) -> None:
         os.environ["NO_PROXY"] = "127.0.0.1,localhost"
-        await self._process.start()
+        await self.process.start()
         self._server.update_api_consumer("127.0.0.1", self._port)
 
     async def stop(self) -> None:
-        await self._process.stop()
+        await self.process.stop()
 
     @property
     def links(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""simplepro-proxy run · validate · schema · routes · inspect."""
+"""simplepro-proxy run · validate · schema · routes · inspect · explain · test · replay · diff."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import hashlib
 import secrets
 import socket
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 import orjson
@@ -16,6 +18,12 @@ import uvloop
 
 from proxy import __version__
 from proxy.app import serve
+from proxy.control import cases
+from proxy.control import explain as explained
+from proxy.control import replay as replaying
+from proxy.control.diff import differences
+from proxy.control.reload import revision_of
+from proxy.control.sandbox import Sandbox, Verdicts, request_of
 from proxy.exchange import Exchange
 from proxy.filters.inspection import Inspection
 from proxy.headers import Headers
@@ -31,6 +39,7 @@ from proxy.target import TargetRules, canonical
 from proxy.telemetry import logs
 from proxy.throttle.local import LocalLimiter
 
+Result = TypeVar("Result")
 policy_option = click.option(
     "--policy", "path", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The policy file."
 )
@@ -212,3 +221,129 @@ def inspect(path: Path, request_file: Path, every: bool) -> None:
         return 3 if refused else 0
 
     sys.exit(asyncio.run(look()))
+
+
+HEADERS = click.option("-H", "--header", "lines", multiple=True, metavar="NAME:VALUE", help="A header; repeatable.")
+
+
+@main.command()
+@policy_option
+@click.argument("method")
+@click.argument("url")
+@HEADERS
+@click.option("-d", "--data", default="", help="The body; @FILE reads it from a file.")
+@click.option("--client", default="127.0.0.1", show_default=True, help="The address that it comes from.")
+@click.option(
+    "--times", default=1, show_default=True, type=click.IntRange(1, 100_000), help="Ask that often; tell the last."
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def explain(
+    path: Path, method: str, url: str, lines: tuple[str, ...], data: str, client: str, times: int, as_json: bool
+) -> None:
+    """What the policy makes of METHOD URL: each filter's verdict, the limits, what the application would get. Exit
+    status 0 passed, 3 refused."""
+    parts = [line.partition(":") for line in lines]
+    if not all(name.strip() for name, _, _ in parts):
+        raise click.UsageError("a header is NAME:VALUE, as in -H 'X-Version: 2'")
+    body = Path(data[1:]).read_bytes() if data.startswith("@") else data.encode()
+    asked = request_of(method, url, {name.strip(): value.strip() for name, _, value in parts}, body, client)
+    policy, revision = _load(path), revision_of(path)
+
+    async def look() -> Verdicts:
+        async with Sandbox(policy) as box:
+            for _ in range(times - 1):
+                await box.ask(asked)
+            return await box.ask(asked)
+
+    verdicts = _asked_quietly(look())
+    if as_json:
+        click.echo(orjson.dumps(explained.as_json(verdicts, revision), option=orjson.OPT_INDENT_2))
+    else:
+        click.echo("\n".join(explained.as_lines(verdicts, revision)))
+    sys.exit(3 if verdicts.rule else 0)
+
+
+def _asked_quietly(work: Coroutine[Any, Any, Result]) -> Result:
+    """What the sandbox's proxy logs is no answer to what was asked."""
+    logs.configure("ERROR")
+    try:
+        return uvloop.run(work)
+    except (TimeoutError, ConnectionError, EOFError) as error:
+        click.echo(f"no answer: {error or type(error).__name__}; is the request one that can be sent?", err=True)
+        raise SystemExit(1) from None
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True), metavar="DIR")
+@click.option(
+    "--junit", "report", type=click.Path(path_type=Path), help="Write the results there, too, as JUnit's XML."
+)
+def test(folder: Path, report: Path | None) -> None:
+    """Hold policies against the cases below DIR; exit status 0 all as expected, 1 not, 2 wrong use."""
+    try:
+        found = cases.files(folder)
+    except LookupError as error:
+        raise click.UsageError(str(error)) from None
+    judged: list[cases.Judged] = []
+    broken = 0
+    for path in found:
+        try:
+            judged += _asked_quietly(cases.run(path))
+        except PolicyError as error:
+            broken += 1
+            for finding in error.findings:
+                click.echo(str(finding), err=True)
+    for one in judged:
+        if one.differences:
+            click.echo(f"{one.file}:{one.line}: {one.name}")
+            for line in one.differences:
+                click.echo(f"    {line}")
+    failed = sum(bool(one.differences) for one in judged)
+    click.echo(f"{len(judged) - failed} as expected, {failed} not{f', {broken} files unusable' if broken else ''}")
+    if report is not None:
+        report.write_bytes(cases.junit(judged))
+    sys.exit(1 if failed or broken else 0)
+
+
+@main.command()
+@click.option("--log", "record", required=True, type=click.Path(path_type=Path, exists=True), help="An access log.")
+@click.option("--candidate", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The policy to try.")
+@click.option(
+    "--policy",
+    "current",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Compare with this policy, not with what was recorded.",
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def replay(record: Path, candidate: Path, current: Path | None, as_json: bool) -> None:
+    """Each recorded request whose verdict CANDIDATE would change; exit status 0 none, 1 some, 2 wrong use."""
+    new, old = _load(candidate), _load(current) if current else None
+    with record.open("rb") as lines:
+        report = _asked_quietly(replaying.replay(lines, new, old))
+    if as_json:
+        click.echo(orjson.dumps(replaying.summary(report), option=orjson.OPT_INDENT_2))
+    else:
+        for change in report.changes:
+            click.echo(str(change))
+        more = (
+            f", {report.beyond} not comparable (limits, identity, bodies and the upstream's state)"
+            if report.beyond
+            else ""
+        )
+        unread = f", {report.unread} lines are no records" if report.unread else ""
+        click.echo(f"{len(report.changes)} of {report.compared} verdicts would change{more}{unread}")
+    sys.exit(1 if report.changes else 0)
+
+
+@main.command()
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+def diff(old: Path, new: Path) -> None:
+    """What differs between two policy files, in words; exit status 0 nothing, 1 something, 2 wrong use."""
+    lines = differences(_load(old), _load(new))
+    for line in lines:
+        click.echo(line)
+    if not lines:
+        click.echo("no difference")
+    sys.exit(1 if lines else 0)

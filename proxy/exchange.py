@@ -92,7 +92,7 @@ class Exchange:
     """The token that `claims` are of, for what outlives its check (a WebSocket)."""
     throttled: Throttled | None = None
     begun = -1
-    """How far the chain's request hooks got."""
+    """How far the chain's request hooks got; below -1 (as -2 - begun) once the exchange is complete."""
     bytes_in = 0
     bytes_out = 0
     status = 0

@@ -230,7 +230,8 @@ class FilterChain:
             hook(exchange, response)
 
     def on_complete(self, exchange: Exchange) -> None:
-        begun, exchange.begun = exchange.begun, -1
+        begun = exchange.begun
+        exchange.begun = -2 - begun
         for index, hook in self.completes:
             if index <= begun:
                 hook(exchange)

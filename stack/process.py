@@ -107,7 +107,7 @@ class ServerProcess:
             self._process.send_signal(number)
 
     async def stop(self) -> int | None:
-        """SIGTERM, and SIGKILL past the grace; the exit status."""
+        """SIGTERM, and SIGKILL past the grace, or at once where this is cancelled; the exit status."""
         process = self._process
         if process is None:
             return None
@@ -119,6 +119,9 @@ class ServerProcess:
             except TimeoutError:
                 process.kill()
                 await process.wait()
+            except asyncio.CancelledError:
+                self.signal(signal.SIGKILL)
+                raise
         if self._reader is not None:
             await self._reader
         return process.returncode

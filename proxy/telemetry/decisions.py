@@ -65,11 +65,12 @@ def trace(exchange: Exchange) -> list[dict[str, Any]]:
     route = exchange.route
     if route is None:
         return []
+    begun = exchange.begun if exchange.begun >= -1 else -2 - exchange.begun
     refused = {one.rule for one in exchange.verdicts if one.enforced and one.status}
     steps = []
     for index, one in enumerate(route.chain.filters):
         rules = [rule.name for rule in one.rules]
-        word = "passed" if index <= exchange.begun else "not reached"
+        word = "passed" if index <= begun else "not reached"
         if not refused.isdisjoint(rules):
             word = "refused"
         steps.append({"filter": type(one).__name__, "rules": rules, "verdict": word})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 
 import pytest
@@ -20,8 +21,8 @@ pytestmark = pytest.mark.timeout(300)
 
 async def results(names: list[str], command: list[str] | None = None) -> list[Result]:
     chosen = [SCENARIOS[name] for name in names]
-    async with asyncio.timeout(240):
-        return [one async for one in run_all(chosen, print, command or ())]
+    async with asyncio.timeout(240), contextlib.aclosing(run_all(chosen, print, command or ())) as running:
+        return [one async for one in running]
 
 
 async def test_the_short_set() -> None:
@@ -45,8 +46,8 @@ async def test_planted_faults_are_found(name: str) -> None:
     """Three runs at most: whether a reset comes between a write and its answer is chance."""
     scenario, invariant = FOUND_BY[name]
     command = [sys.executable, "-m", "tests.chaos.mutants", name]
-    async with asyncio.timeout(240):
-        async for found in run_all([SCENARIOS[scenario]] * 3, print, command):
+    async with asyncio.timeout(240), contextlib.aclosing(run_all([SCENARIOS[scenario]] * 3, print, command)) as running:
+        async for found in running:
             if found.broken[invariant]:
                 return
     pytest.fail(f"{scenario} did not find it: {found.broken}")
