@@ -6,7 +6,7 @@ COMMA := ,
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
 
-.PHONY: help setup run system toxiproxy test check format bench bench-sockets soak-sockets waf bench-limits bench-latency bench-breaker bench-resilience load soak chaos lock clean
+.PHONY: help setup run secrets manifests system toxiproxy test check format bench bench-sockets soak-sockets waf bench-limits bench-latency bench-breaker bench-resilience load soak chaos lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -48,6 +48,7 @@ check: setup ## ruff, mypy --strict, hadolint, compose and YAML checks, policies
 	$(BIN)/check-jsonschema -q --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/yamllint .
 	$(BIN)/simplepro-proxy validate config/*.yaml
+	$(BIN)/python -m stack.deploy manifests --check
 	$(BIN)/simplepro-proxy test config/tests
 	$(BIN)/pytest -q tests/test_architecture.py
 
@@ -99,6 +100,12 @@ soak: setup system ## minutes of mixed and broken load; memory must stay flat: M
 
 chaos: setup system ## every scenario through toxiproxy, about 25 minutes: NAMES="redis-gone links-a-app-*"
 	@$(BIN)/python -m chaos run $(NAMES) $(if $(NAMES),,--document)
+
+secrets: setup ## random secrets for compose and for the Kubernetes overlay; those that are there are kept
+	@$(BIN)/python -m stack.deploy secrets
+
+manifests: setup ## Kubernetes' copies of the policy and the alerts anew
+	@$(BIN)/python -m stack.deploy manifests
 
 lock: ## make the lock files anew
 	$(LOCK) pyproject.toml -o requirements.lock

@@ -116,7 +116,7 @@ async def _one(fault: Fault, topology: Topology, lasts: float) -> None:
         if fault.down:
             await topology.toxics.down(link)
         elif fault.toxic:
-            await topology.toxics.add(link, fault.toxic, fault.stream, **fault.attributes)
+            await topology.toxics.add(link, fault.toxic, fault.stream, fault.toxicity, **fault.attributes)
     if fault.flap is not None:
         loop = asyncio.get_running_loop()
         end = loop.time() + lasts - fault.after

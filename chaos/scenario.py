@@ -47,6 +47,8 @@ class Fault(Strict):
     toxic: str = ""
     stream: Literal["downstream", "upstream"] = "downstream"
     attributes: dict[str, int] = {}
+    toxicity: float = 1.0
+    """The share of connections that it has."""
     down: bool = False
     flap: Seconds | None = None
     kill: list[str] = []

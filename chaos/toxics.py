@@ -106,14 +106,22 @@ class Toxics:
         self._ports[name] = int(made.listen.rpartition(":")[2])
         return self._ports[name]
 
-    async def add(self, link: str, kind: str, stream: str = "downstream", **attributes: int) -> None:
+    async def add(
+        self, link: str, kind: str, stream: str = "downstream", toxicity: float = 1.0, **attributes: int
+    ) -> None:
         """One toxic; it is asked for afterwards, since a refusal of 500 looks like a success."""
         proxy = await self._call(f"link {link}", self._server.get_proxy, link)
         if proxy is None:
             raise ToxicFailure(f"there is no link {link}. Known are: {', '.join(self._ports)}")
         name = f"{kind}_{stream}"
         await self._call(
-            f"{kind} on {link}", proxy.add_toxic, type=kind, stream=stream, name=name, attributes=attributes
+            f"{kind} on {link}",
+            proxy.add_toxic,
+            type=kind,
+            stream=stream,
+            name=name,
+            toxicity=toxicity,
+            attributes=attributes,
         )
         if name not in await self._call(f"{kind} on {link}", proxy.toxics):
             raise ToxicFailure(f"{kind} on {link} was not added")

@@ -1,4 +1,5 @@
-"""simplepro-proxy run · validate · schema · routes · inspect · explain · test · replay · diff."""
+"""simplepro-proxy run · validate · schema · routes · inspect · explain · test · replay · diff ·
+preflight."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from proxy import __version__
 from proxy.app import serve
 from proxy.control import cases
 from proxy.control import explain as explained
+from proxy.control import preflight as checks
 from proxy.control import replay as replaying
 from proxy.control.diff import differences
 from proxy.control.reload import revision_of
@@ -347,3 +349,17 @@ def diff(old: Path, new: Path) -> None:
     if not lines:
         click.echo("no difference")
     sys.exit(1 if lines else 0)
+
+
+@main.command()
+@policy_option
+@click.option("--listen/--no-listen", default=True, help="Whether the listener's address has to be free.")
+def preflight(path: Path, listen: bool) -> None:
+    """Before a sidecar is rolled out: the policy, its clusters, Redis, keys, clock; exit status 0 all good, 1 not."""
+    policy = _load(path)
+    told = [("policy", f"{path} is valid, revision {revision_of(path)}", True), *asyncio.run(checks.preflight(policy))]
+    if listen:
+        told.append(checks.can_listen(policy))
+    for name, words, good in told:
+        click.echo(f"{'ok   ' if good else 'WRONG'}  {name:13} {words}")
+    sys.exit(0 if all(good for _, _, good in told) else 1)

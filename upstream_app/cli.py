@@ -1,4 +1,4 @@
-"""simplepro-app run · migrate · seed · indexes."""
+"""simplepro-app run · migrate · seed · indexes · backup · restore · restore-drill · preflight."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import asyncio
 import os
 import sys
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import uvloop
 from pymongo.errors import PyMongoError
 
-from upstream_app import __version__, logs, mongo, seed, settings, workers
+from upstream_app import __version__, backup, logs, mongo, seed, settings, workers
+from upstream_app import preflight as checks
 from upstream_app.app import Stores, serve
 from upstream_app.auth.passwords import Passwords
 from upstream_app.schema import Schema
@@ -114,6 +116,94 @@ def indexes() -> None:
 
     for line in _tried(go()):
         click.echo(line)
+
+
+@main.command("backup")
+@click.option("--keep", default="30d", show_default=True, help="How long backups are kept; the newest always is.")
+@click.option("--every", "pause", default="", help="Again each so often (1d), until SIGTERM.")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+def backup_(keep: str, pause: str, folder: Path) -> None:
+    """Write the database to FOLDER, one folder a backup, and delete what is older than --keep."""
+    chosen = _settings()
+    try:
+        kept, seconds = backup.span(keep), backup.span(pause).total_seconds() if pause else 0.0
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+    async def once() -> None:
+        client = mongo.connect(chosen)
+        try:
+            taken = await backup.take(client, mongo.database(client), folder)
+        finally:
+            await client.close()
+        gone = backup.expire(folder, kept)
+        moment = "of one moment" if taken.snapshot else "collection by collection: this server has no snapshots"
+        more = f"; {len(gone)} older ones deleted" if gone else ""
+        click.echo(f"{taken.folder}: {sum(taken.counts.values())} documents, {moment}{more}")
+
+    async def patient() -> None:
+        try:
+            await once()
+        except (PyMongoError, backup.BackupError) as error:
+            click.echo(f"no backup this time: {str(error)[:200]}", err=True)
+
+    _backed_up(backup.every(seconds, patient) if seconds else once())
+
+
+@main.command()
+@click.option("--into", default="", help="Another database than MONGODB_URI's; it has to be empty.")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def restore(into: str, folder: Path) -> None:
+    """Read one backup (the FOLDER that `backup` named) into an empty database."""
+    chosen = _settings()
+
+    async def go() -> dict[str, int]:
+        client = mongo.connect(chosen)
+        try:
+            database = client[into] if into else mongo.database(client)
+            counts = await backup.restore(database, folder)
+            await Schema(database, Stores.of(database).all).migrate()
+            return counts
+        finally:
+            await client.close()
+
+    counts = _backed_up(go())
+    click.echo(f"{sum(counts.values())} documents in {len(counts)} collections")
+
+
+@main.command("restore-drill")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def restore_drill(folder: Path) -> None:
+    """Prove that the newest backup in FOLDER can be read: restore it into a database of its own, compare each document,
+    drop it."""
+    chosen = _settings()
+
+    async def go() -> tuple[Path, dict[str, int]]:
+        client = mongo.connect(chosen)
+        try:
+            return await backup.drill(client, folder, f"{mongo.database(client).name}_drill_{os.getpid()}")
+        finally:
+            await client.close()
+
+    used, counts = _backed_up(go())
+    click.echo(f"{used}: {sum(counts.values())} documents came back as they were written")
+
+
+def _backed_up(work: Coroutine[Any, Any, Result]) -> Result:
+    try:
+        return _tried(work)
+    except backup.BackupError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+
+
+@main.command()
+def preflight() -> None:
+    """Before a release: environment, database, migrations, indexes, Redis, clock; exit status 0 all good, 1 not."""
+    told = asyncio.run(checks.preflight(_settings()))
+    for name, words, good in told:
+        click.echo(f"{'ok   ' if good else 'WRONG'}  {name:13} {words}")
+    sys.exit(0 if all(good for _, _, good in told) else 1)
 
 
 def _tried(work: Coroutine[Any, Any, Result]) -> Result:

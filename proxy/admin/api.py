@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 from aiohttp import web
 
 from proxy.addresses import holder, normalise
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 PROBES = frozenset({"/livez", "/readyz", "/startupz"})
 MAX_BAN = 31 * 86_400
+SCRAPE_SECONDS = 5.0
+MAX_SCRAPE = 4 * 1024 * 1024
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -43,6 +46,7 @@ class Admin:
                 web.get("/startupz", self._started),
                 web.get("/readyz", self._ready),
                 web.get("/metrics", self._metrics),
+                web.get("/scrape/{name}", self._scrape),
                 web.get("/config_dump", self._config),
                 web.get("/policy", self._policy),
                 web.post("/reload", self._reload),
@@ -116,6 +120,26 @@ class Admin:
         return web.Response(
             body=self._proxy.metrics.expose(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
+
+    async def _scrape(self, request: web.Request) -> web.Response:
+        """Another's metrics, as admin.scrape names them."""
+        known = self._proxy.policy.admin.scrape
+        url = known.get(request.match_info["name"])
+        if url is None:
+            return web.json_response({"error": f"known are: {', '.join(known) or 'none (admin.scrape)'}"}, status=404)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SCRAPE_SECONDS)) as session,
+                session.get(url, allow_redirects=False, headers={"Accept": "text/plain"}) as answer,
+            ):
+                body = await answer.content.read(MAX_SCRAPE)
+                if answer.status != 200 or not answer.content.at_eof():
+                    what = f"{url} answered {answer.status}, or more than {MAX_SCRAPE} bytes"
+                    return web.json_response({"error": what}, status=502)
+                kind = answer.headers.get("Content-Type", "text/plain")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return web.json_response({"error": f"{url}: {type(error).__name__}"}, status=502)
+        return web.Response(body=body, headers={"Content-Type": kind})
 
     async def _config(self, _: web.Request) -> web.Response:
         headers = {"ETag": f'"{self._proxy.revision}"'}

@@ -36,7 +36,7 @@ FOUND_BY = {
     "breaker_never_opens": ("app-killed", "breakers"),
     "closed_fails_open": ("redis-gone", "errors bounded"),
     "bare_refusals": ("app-killed", "headers"),
-    "posts_retried": ("links-a-app-reset_peer", "executed once"),
+    "posts_retried": ("answers-lost", "executed once"),
     "leases_lost": ("links-a-app-slicer", "leases"),
 }
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from proxy.policy.models.base import Model
+from proxy.policy.models.base import Model, Name
 from proxy.policy.values import Address, Duration, Secret, Share, Size, Span
 
 
@@ -69,6 +69,8 @@ class AdminModel(Model):
 
     address: Address
     token: Secret | None = None
+    scrape: dict[Name, Annotated[str, Field(pattern=r"^http://")]] = {}
+    """Metrics that are served as /scrape/NAME: the application's, say, which nothing else reaches."""
 
 
 class RevertModel(Model):
