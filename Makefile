@@ -6,7 +6,7 @@ COMMA := ,
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
 
-.PHONY: help setup run secrets manifests system toxiproxy test check format bench bench-sockets soak-sockets waf bench-limits bench-latency bench-breaker bench-resilience load soak chaos lock clean
+.PHONY: help setup run up secrets manifests system toxiproxy test check format bench bench-sockets soak-sockets waf bench-limits bench-latency bench-breaker bench-resilience load soak chaos lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -23,6 +23,9 @@ setup: .venv/.installed ## make .venv/ with everything that the lock names
 
 run: setup ## the whole stack on this machine, then a first request through the policies; Ctrl-C ends it
 	@$(BIN)/python -m stack
+
+up: setup system ## what docker-compose.yml describes, as processes: three pods, nginx, Redis Cluster, Prometheus
+	@$(BIN)/python -m stack.twin
 
 system: ## install the system tools that tests and benches use (Debian, root or sudo)
 	@bash .ci/system-tools

@@ -16,7 +16,8 @@ from chaos.history import History
 from chaos.invariants import ALWAYS
 from chaos.load import PASSWORD, Load
 from chaos.scenario import Fault, Scenario
-from chaos.topology import Topology, redis_cli
+from chaos.topology import Topology
+from stack.redis_cluster import redis_cli
 
 CALM = 2.0
 AFTER = 2.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.toxics import Toxics
-from stack import servers
+from stack import redis_cluster, servers
 from stack.process import ROOT, ServerProcess, Spec, StartFailure
 
 POLICY = ROOT / "chaos" / "policy.yaml"
@@ -80,31 +80,14 @@ class Topology:
             return
         links = []
         for number in range(NODES):
-            port, bus = servers.free_port(), servers.free_port()
+            port = servers.free_port()
             link = await self.toxics.link(f"redis-{number}", port)
             links.append(link)
-            options = (
-                "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", str(bus),
-                "--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", str(link),
-                "--cluster-announce-bus-port", str(bus), "--cluster-config-file", f"nodes-{port}.conf",
-                "--appendonly", "yes",
-            )  # fmt: skip
-            spec = servers.valkey(port, self._folder / f"valkey-{number}", *options, name=f"valkey-{number}")
-            await self._run(f"valkey-{number}", spec)
+            name = f"valkey-{number}"
+            await self._run(name, redis_cluster.node(port, self._folder / name, name, link))
             self.nodes.append(port)
         self._links = links
-        addresses = [f"127.0.0.1:{port}" for port in links]
-        said = await redis_cli(
-            self.nodes[0], "--cluster", "create", *addresses, "--cluster-replicas", "1", "--cluster-yes"
-        )
-        if "All 16384 slots covered" not in said:
-            raise StartFailure(f"the cluster could not be made:\n{said[-800:]}")
-        async with asyncio.timeout(30):
-            for port in self.nodes:
-                while True:
-                    if "cluster_state:ok" in await redis_cli(port, "cluster", "info"):
-                        break
-                    await asyncio.sleep(0.2)
+        await redis_cluster.create(self.nodes, [f"127.0.0.1:{port}" for port in links])
 
     async def _store_of(self, who: str) -> dict[str, str]:
         """How a process reaches the store, by a link of its own where there is one server."""
@@ -209,12 +192,3 @@ class Topology:
                 await self.processes[name].stop()
         await asyncio.gather(*(process.stop() for process in self.processes.values()))
         await self.toxics.stop()
-
-
-async def redis_cli(port: int, *arguments: str) -> str:
-    process = await asyncio.create_subprocess_exec(
-        "redis-cli", "-p", str(port), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    async with asyncio.timeout(60):
-        output, _ = await process.communicate()
-    return output.decode()

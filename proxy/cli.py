@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import faulthandler
 import hashlib
 import secrets
 import socket
@@ -73,6 +74,7 @@ def run(path: Path, log_level: str) -> None:
     """Serve by the policy until SIGTERM."""
     policy = _load(path)
     logs.configure(log_level)
+    faulthandler.enable()
     try:
         status = uvloop.run(serve(policy, path))
     except OSError as error:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import uvloop
 
 from proxy.app import Proxy
 from proxy.policy.load import load
+from proxy.telemetry.logs import JsonLines
 from tests.wire import ScriptedUpstream, Wire
 
 POLICY = """
@@ -56,6 +59,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         finally:
             faulthandler.cancel_dump_traceback_later()
             Path(report.name).unlink()
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """What a command or /loglevel sets is the whole process's."""
+    root = logging.getLogger()
+    level, handlers, configuration = root.level, list(root.handlers), structlog.get_config()
+    yield
+    root.setLevel(level)
+    for handler in [one for one in root.handlers if one not in handlers and isinstance(one.formatter, JsonLines)]:
+        root.removeHandler(handler)
+    structlog.configure(**configuration)
 
 
 Start = Callable[..., Awaitable["Served"]]

@@ -111,6 +111,7 @@ ALLOWED = {
         "proxy.policy",
         "proxy.rejection",
         "proxy.telemetry.decisions",
+        "proxy.throttle.local",
     },
     "proxy.telemetry.access_log": {"proxy.exchange"},
     "proxy.telemetry.decisions": {"proxy.entropy", "proxy.exchange", "proxy.rejection"},

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -173,7 +174,7 @@ def _documents(path: Path, wanted: str) -> Iterator[Document]:
             for document in bson.decode_file_iter(cast(BinaryIO, source)):
                 digest.update(bson.encode(document))
                 yield document
-    except (OSError, EOFError, bson.errors.BSONError) as error:
+    except (OSError, EOFError, zlib.error, bson.errors.BSONError) as error:
         raise BackupError(f"{path} can't be read: {type(error).__name__}. Use an older backup") from None
     if digest.hexdigest() != wanted:
         raise BackupError(f"{path} is not what was written: its digest differs. Use an older backup")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import sys
 from collections.abc import Coroutine
@@ -43,6 +44,7 @@ def _settings() -> settings.Settings:
 def run(worker: bool) -> None:
     """Serve until SIGTERM, with WORKER_PROCESSES processes."""
     chosen = _settings()
+    faulthandler.enable()
     if chosen.WORKER_PROCESSES > 1 and not worker:
         sys.exit(asyncio.run(workers.supervise(chosen.WORKER_PROCESSES, chosen.SHUTDOWN_TIMEOUT / 1000 + 5)))
     try:

@@ -8,7 +8,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import structlog
@@ -50,6 +50,7 @@ class Commands(monitoring.CommandListener):
         self._seconds = seconds
         self._shapes: dict[int, str] = {}
         self.slow: deque[dict[str, Any]] = deque(maxlen=SLOW_KEPT)
+        self.slow_ever = 0
         self.failures = 0
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
@@ -67,6 +68,7 @@ class Commands(monitoring.CommandListener):
         asked = self._shapes.pop(request, "")
         self._seconds.labels(name).observe(seconds)
         if seconds > SLOW_QUERY_SECONDS:
+            self.slow_ever += 1
             self.slow.append({"command": name, "shape": asked, "milliseconds": round(seconds * 1000, 1), "at": now()})
             log.warning("slow query", command=name, shape=asked, milliseconds=round(seconds * 1000, 1))
 
@@ -202,9 +204,10 @@ class Metrics:
         yield GaugeMetricFamily("mongo_pool_connections_open", "Connections", self.pools.open)
         yield GaugeMetricFamily("mongo_pool_connections_used", "In use", self.pools.used)
         yield CounterMetricFamily("mongo_commands_failed", "Commands that failed", self.commands.failures)
-        yield CounterMetricFamily("mongo_slow_commands", "Slower than 100 ms, of those kept", len(self.commands.slow))
+        yield CounterMetricFamily("mongo_slow_commands", "Slower than 100 ms", self.commands.slow_ever)
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         yield GaugeMetricFamily("process_memory_bytes", "Resident", resident)
+        yield CounterMetricFamily("process_cpu_seconds", "User and system", process_time())
         if self.events is not None and self.hub is not None and self.feed is not None:
             yield CounterMetricFamily("events_published", "Told to all instances", self.events.published)
             yield CounterMetricFamily("events_dropped", "That could not be told", self.events.dropped)

@@ -1,7 +1,7 @@
 """A policy asked without serving by it: its own listener on loopback, stand-ins for all that lies behind.
 
 Verdicts are the data plane's, since it is the data plane that gives them. Redis, health checks, breakers and TLS are
-left out; limits are this process's own.
+left out; limits are this process's own, and for them time stands still: a slow machine changes no verdict.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from proxy.exchange import Exchange
 from proxy.policy.model import Policy
 from proxy.rejection import Rejection
 from proxy.telemetry.decisions import limits_of, trace
+from proxy.throttle.local import LocalLimiter
 
 DEADLINE = 10.0
 QUIET = 0.5
@@ -124,6 +125,9 @@ class Sandbox:
         port = int(self._runner.addresses[0][1])
         try:
             self.proxy = Proxy(isolated(self._policy, port))
+            limiter = self.proxy.shared.limiter
+            if isinstance(limiter, LocalLimiter):
+                limiter.clock = _still
             listener = self.proxy.listener
             listener.on_exchange_end = self._seen(listener.on_exchange_end)
             listener.on_rejected = self._noted(listener.on_rejected)
@@ -241,6 +245,10 @@ class Sandbox:
                 told[-1] = Told("", told[-1].code, verdicts.rule)
             verdicts.rule = verdicts.reason = verdicts.detail = verdicts.remedy = ""
         return verdicts, told
+
+
+def _still() -> float:
+    return 1_234.5
 
 
 async def _said(socket: aiohttp.ClientWebSocketResponse) -> Told:

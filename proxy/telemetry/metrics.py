@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -260,6 +261,7 @@ class Metrics:
         lag.add_metric([], stats.loop_lag.cumulative(), stats.loop_lag.total)
         yield lag
         yield GaugeMetricFamily("process_resident_memory_bytes", "Resident memory", resident())
+        yield CounterMetricFamily("process_cpu_seconds", "User and system", time.process_time())
         yield GaugeMetricFamily("process_open_fds", "Open files", len(os.listdir("/proc/self/fd")))
         dropped = self._access_log.dropped if self._access_log else 0
         yield CounterMetricFamily("proxy_access_log_dropped", "Records not written", dropped)

@@ -110,7 +110,7 @@ class LocalLimiter:
     """`clock` gives milliseconds. Past MAX_KEYS the longest unused keys are forgotten."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+        self.clock = clock
         self._counters: dict[str, Counter] = {}
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ class LocalLimiter:
         then(self.decided(charges, reservation))
 
     def decided(self, charges: Sequence[Charge], reservation: str) -> Decision:
-        now = self._clock()
+        now = self.clock()
         counters = [self._counter(charge.key) for charge in charges]
         outcomes = tuple(look(counter, charge, now) for counter, charge in zip(counters, charges, strict=True))
         pairs = list(zip(charges, outcomes, strict=True))
@@ -142,12 +142,12 @@ class LocalLimiter:
         return Decision(admitted, outcomes, "local")
 
     def renew(self, charges: Sequence[Charge], reservation: str) -> None:
-        now = self._clock()
+        now = self.clock()
         for charge in charges:
             self._counter(charge.key).reserved[reservation] = (now + charge.quota.lease, charge.cost)
 
     def settle(self, settlements: Sequence[Settlement], reservation: str) -> None:
-        now = self._clock()
+        now = self.clock()
         for charge, taken in settlements:
             counter = self._counter(charge.key)
             held = counter.reserved.pop(reservation, None)

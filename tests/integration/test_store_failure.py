@@ -217,8 +217,8 @@ async def test_full_falls_back_decision_by_decision(
 async def test_another_password_is_told_without_it(
     serve: Start, upstream: ScriptedUpstream, valkey: Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = redis.Redis(port=valkey.port, protocol=2)
-    await client.config_set("requirepass", "the-right-one")
+    async with redis.Redis(port=valkey.port, protocol=2) as client:
+        await client.config_set("requirepass", "the-right-one")
     served = await serve(upstream.port, more=valkey.policy(password=":wr0ng-one@"), limits=LIMITS)
     assert await ask(served, 4) == [200, 200, 200, 429]
     assert served.proxy.degraded
@@ -226,7 +226,6 @@ async def test_another_password_is_told_without_it(
     assert "wr0ng-one" not in caplog.text
     right = await serve(upstream.port, more=valkey.policy("2s", ":the-right-one@"), limits=LIMITS)
     assert not right.proxy.degraded
-    await client.aclose()
 
 
 async def test_flushed_scripts_are_loaded_again_and_counters_begin_anew(
