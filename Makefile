@@ -6,10 +6,10 @@ COMMA := ,
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
 
-.PHONY: help setup run up secrets manifests system toxiproxy test check format bench bench-sockets soak-sockets waf bench-limits bench-latency bench-breaker bench-resilience load soak chaos lock clean
+.PHONY: help setup run up secrets manifests audit backup restore-drill system toxiproxy test check format bench bench-sockets soak-sockets waf bench-limits bench-latency bench-breaker bench-resilience load soak chaos lock clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: .venv/.installed ## make .venv/ with everything that the lock names
 
@@ -109,6 +109,15 @@ secrets: setup ## random secrets for compose and for the Kubernetes overlay; tho
 
 manifests: setup ## Kubernetes' copies of the policy and the alerts anew
 	@$(BIN)/python -m stack.deploy manifests
+
+audit: setup ## known vulnerabilities, bandit, hadolint, secrets in the tree; STRICT=1 fails where data are missing
+	@$(BIN)/python -m stack.audit $(if $(STRICT),--strict)
+
+backup: setup ## the database of MONGODB_URI into BACKUPS=.data/backups, kept 30 days
+	@$(BIN)/simplepro-app backup "$(or $(BACKUPS),.data/backups)"
+
+restore-drill: setup ## prove that the newest backup of BACKUPS can be read: restored beside, compared, dropped
+	@$(BIN)/simplepro-app restore-drill "$(or $(BACKUPS),.data/backups)"
 
 lock: ## make the lock files anew
 	$(LOCK) pyproject.toml -o requirements.lock

@@ -17,6 +17,7 @@ import aiohttp
 from aiohttp import web
 
 from proxy.addresses import holder, normalise
+from proxy.admin.page import FILES, Page
 from proxy.telemetry import logs
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from proxy.upstream.cluster import Cluster
 
 PROBES = frozenset({"/livez", "/readyz", "/startupz"})
+OPEN = PROBES | FILES.keys() | {"/"}
+"""What tells nobody anything: asked for without the token."""
 MAX_BAN = 31 * 86_400
 SCRAPE_SECONDS = 5.0
 MAX_SCRAPE = 4 * 1024 * 1024
@@ -35,6 +38,7 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 class Admin:
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
+        self._page = Page(proxy)
         self._runner: web.AppRunner | None = None
         self.port = 0
 
@@ -65,6 +69,8 @@ class Admin:
                 web.post("/drain", self._drain),
                 web.post("/quitquitquit", self._quit),
                 web.post("/loglevel", self._loglevel),
+                *self._page.routes(),
+                web.get("/", self._home),
             ]
         )
         return app
@@ -78,6 +84,7 @@ class Admin:
         self.port = int(self._runner.addresses[0][1])
 
     async def close(self) -> None:
+        self._page.close()
         if self._runner:
             await self._runner.cleanup()
 
@@ -85,12 +92,17 @@ class Admin:
     async def _guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
+        if request.path not in PROBES and (strange := _strange(request, self._proxy.policy.admin.token is None)):
+            return web.json_response({"error": strange}, status=403)
         token = self._proxy.policy.admin.token
-        if token is not None and request.path not in PROBES:
+        if token is not None and request.path not in OPEN:
             given = request.headers.get("Authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(given.encode(errors="surrogateescape"), token.get_secret_value().encode()):
                 return web.json_response({"error": "send Authorization: Bearer with admin.token"}, status=401)
         return await handler(request)
+
+    async def _home(self, _: web.Request) -> web.Response:
+        raise web.HTTPFound("/ui")
 
     async def _live(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -343,6 +355,21 @@ class Admin:
             return web.json_response({"error": f"level has to be one of {', '.join(LEVELS)}"}, status=400)
         logs.configure(level)
         return web.json_response({"level": level})
+
+
+def _strange(request: web.Request, unguarded: bool) -> str:
+    """Why a browser that shows another site's page may have been made to send this; empty where nothing says so.
+
+    That page's script could write by a plain form, and read under a name of its own that leads here.
+    """
+    origin = request.headers.get("Origin", "")
+    if origin and origin.partition("://")[2] != request.host:
+        return "the request comes from another site's page"
+    name = request.host.rpartition(":")[0] if not request.host.endswith("]") else request.host
+    name = (name or request.host).strip("[]")
+    if unguarded and name != "localhost" and normalise(name) is None:
+        return f"without admin.token, ask by an address or as localhost, not as {name[:80]}"
+    return ""
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:

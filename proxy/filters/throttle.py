@@ -18,7 +18,7 @@ from proxy.exchange import Exchange, Response
 from proxy.filter import Deferred, Filter, Rule
 from proxy.rejection import RateLimited
 from proxy.throttle.charge import Charge, Decision, Limiter, Outcome, Quota
-from proxy.throttle.heavy import HeavyKeys
+from proxy.throttle.heavy import Fullest, HeavyKeys
 
 MAX_KNOWN = 10_000
 MAX_COST = 1_000
@@ -102,6 +102,7 @@ class Usage:
     denied: int = 0
     shadowed: int = 0
     heavy: HeavyKeys = field(default_factory=HeavyKeys)
+    fullest: Fullest = field(default_factory=Fullest)
 
 
 class Throttled:
@@ -239,6 +240,10 @@ class Throttle(Filter):
         for limit, charge, outcome in zip(state.limits, state.charges, decision.outcomes, strict=True):
             usage = self.usage[charge.quota.name]
             usage.heavy.add(charge.label, charge.cost, now)
+            used = 1.0 - (outcome.remaining - charge.cost) / charge.quota.amount if outcome.admitted else 1.0
+            fullest = usage.fullest
+            if used > fullest.share or now >= fullest.ends:
+                fullest.see(used, charge.label, now)
             if outcome.admitted:
                 usage.admitted += 1
             elif charge.quota.shadow:

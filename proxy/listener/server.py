@@ -128,7 +128,7 @@ class Listener:
 
     def peer_of(self, peername: tuple[str, int] | None) -> Peer:
         address = self.stand_in or (normalise(peername[0]) if peername else None)
-        address = address or "0.0.0.0"  # noqa: S104  # an address to report, not to bind
+        address = address or "0.0.0.0"  # noqa: S104  # nosec B104  # an address to report, not to bind
         return Peer(address, b"http", address in self.settings.trusted)
 
     def floods(self, peer: Peer) -> bool:

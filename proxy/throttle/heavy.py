@@ -1,16 +1,39 @@
-"""Who charged most: the frequent-items summary of Misra and Gries (1982), over two windows.
-
-With `capacity` counters and n charges in a window, a count is at most n / (capacity + 1) too small, never too large;
-memory is bounded whatever comes.
-"""
+"""Who charged most, and whose quota was nearest to full, over two windows; memory is bounded whatever comes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 
+class Fullest:
+    """Whose quota was used furthest in this window and the one before; `share` is of the quota, and 1 is all of it."""
+
+    __slots__ = ("_before", "_window", "ends", "key", "share")
+
+    def __init__(self, window: float = 60.0) -> None:
+        self._window = window
+        self._before = (0.0, "")
+        self.share, self.key = 0.0, ""
+        self.ends = 0.0
+
+    def see(self, share: float, key: str, now: float) -> None:
+        if now >= self.ends:
+            self._before = (self.share, self.key) if now < self.ends + self._window else (0.0, "")
+            self.share, self.key, self.ends = 0.0, "", now + self._window
+        if share > self.share:
+            self.share, self.key = share, key
+
+    def seen(self, now: float) -> tuple[float, str]:
+        self.see(0.0, "", now)
+        return max(self._before, (self.share, self.key))
+
+
 class HeavyKeys:
-    """`window` is seconds of the clock that `add` is told."""
+    """The frequent-items summary of Misra and Gries (1982); `window` is seconds of the clock that `add` is told.
+
+    With `capacity` counters and n charges in a window, a count is at most n / (capacity + 1) too small, never too
+    large.
+    """
 
     __slots__ = ("_before", "_capacity", "_counts", "_ends", "_window")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -60,6 +61,16 @@ class Cluster:
             if "master" in row[2] and any(int(span[0]) <= slot <= int(span[-1]) for span in spans):
                 return int(row[1].split("@")[0].rsplit(":", 1)[1])
         raise LookupError(slot)
+
+    async def replicated(self, port: int) -> None:
+        """Wait until the master's replica has all that was written: a Cluster may lose what it has not."""
+        async with asyncio.timeout(20):
+            while True:
+                told = await self.cli("info", "replication", port=port)
+                offsets = re.findall(r"(?:^slave0:.*offset=|master_repl_offset:)(\d+)", told, re.M)
+                if len(offsets) == 2 and offsets[0] == offsets[1]:
+                    return
+                await asyncio.sleep(0.02)
 
 
 @pytest.fixture

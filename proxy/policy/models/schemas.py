@@ -48,7 +48,7 @@ def read_document(file: str) -> dict[str, Any]:
             text = opened.read(MAX_DOCUMENT + 1)
         if len(text) > MAX_DOCUMENT:
             raise ValueError(f"{file} is larger than {MAX_DOCUMENT // 1024 // 1024} MiB")
-        found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  # both are safe
+        found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  # nosec B506  # both are safe
     except OSError as error:
         raise ValueError(f"{file} can't be read: {error.strerror}") from None
     except yaml.YAMLError as error:
