@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import signal
 import time
@@ -27,9 +28,11 @@ from proxy.fleet.breakers import SharedBreaker
 from proxy.fleet.jwks import KeySource
 from proxy.fleet.redis import Fleet
 from proxy.fleet.sentinel import locator
+from proxy.listener.door import DoorTerms, inherited
 from proxy.listener.http1 import Timeouts
 from proxy.listener.overload import OverloadTerms, memory_bound
 from proxy.listener.server import Listener, ListenerSettings
+from proxy.policy.clusters import server_tls
 from proxy.policy.compile import Compiled, Shared, compile_policy
 from proxy.policy.limits import address_of
 from proxy.policy.model import Policy
@@ -129,7 +132,7 @@ class Proxy:
                 _listener_settings(policy), compiled.routes, compiled.default_chain, compiled.clusters,
                 compiled.request_id.name,
             )  # fmt: skip
-        except OSError:
+        except (OSError, ValueError):
             for source in sources:
                 await source.close()
             raise
@@ -259,8 +262,9 @@ class Proxy:
             await source.start()
         for cluster in self.compiled.clusters.values():
             cluster.start()
-        await self.listener.start()
-        await self.admin.start()
+        given = inherited(os.environ)
+        await self.listener.start(given)
+        await self.admin.start(given.get("admin"))
         settle_memory()
         self.started = True
         if self.reloader is not None:
@@ -311,7 +315,12 @@ async def serve(policy: Policy, path: Path | None = None) -> int:
         loop.add_signal_handler(signal.SIGHUP, proxy.reloader.ask)
     await proxy.start()
     host, _ = policy.listener.address
-    log.info("serving", address=f"{host}:{proxy.listener.port}", admin_port=proxy.admin.port, routes=len(policy.routes))
+    log.info(
+        "serving",
+        address=host if host.startswith("unix:") else f"{host}:{proxy.listener.port}",
+        admin_port=proxy.admin.port,
+        routes=len(policy.routes),
+    )
     await proxy.stopping.wait()
     log.info("draining", seconds=policy.listener.drain, connections=proxy.listener.open_connections)
     stopping = asyncio.create_task(proxy.stop(policy.listener.drain))
@@ -369,8 +378,9 @@ def _listener_settings(policy: Policy) -> ListenerSettings:
     http = listener.http.model_dump()
     underscored = http.pop("underscored_headers")
     return ListenerSettings(
-        host=listener.address[0],
-        port=listener.address[1],
+        door=DoorTerms(*listener.address, bounds.backlog, server_tls(listener.tls), listener.proxy_protocol),
+        redirect=DoorTerms(*listener.redirect.address, bounds.backlog) if listener.redirect else None,
+        redirect_port=listener.redirect.port if listener.redirect else 0,
         timeouts=Timeouts(times.head, times.idle, times.body_progress, times.min_body_rate, times.write_stall),
         target=TargetRules(**http),
         trusted=Networks(policy.trusted_proxies),
@@ -381,7 +391,6 @@ def _listener_settings(policy: Policy) -> ListenerSettings:
         max_connections=bounds.connections,
         per_client=bounds.connections_per_client,
         connection_rate=bounds.connection_rate,
-        backlog=bounds.backlog,
         overload=OverloadTerms(
             memory_bound() if listener.overload.memory is None else listener.overload.memory,
             listener.overload.loop_lag,

@@ -7,6 +7,7 @@ import asyncio
 import errno
 import faulthandler
 import hashlib
+import os
 import secrets
 import socket
 import sys
@@ -85,8 +86,18 @@ def run(path: Path, log_level: str) -> None:
 
 def _cannot_listen(policy: Policy, error: OSError) -> str:
     """Which of the two addresses it is, and how to mend it."""
-    places = (("", policy.listener.address, "PROXY_PORT"), ("the admin's ", policy.admin.address, "ADMIN_PORT"))
+    places = [("", policy.listener.address, "PROXY_PORT"), ("the admin's ", policy.admin.address, "ADMIN_PORT")]
+    if policy.listener.redirect is not None:
+        places.insert(1, ("the redirect's ", policy.listener.redirect.address, "listener.redirect.address"))
     for what, (host, port), variable in places:
+        if host.startswith("unix:"):
+            path = Path(host.removeprefix("unix:"))
+            if path.exists() or not os.access(path.parent, os.W_OK):
+                why = (
+                    "something is there, and is served or no socket" if path.exists() else "its folder can't be written"
+                )
+                return f"can't listen on {what}{host}: {why}"
+            continue
         try:
             family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         except OSError:

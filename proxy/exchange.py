@@ -85,6 +85,8 @@ class Exchange:
     nonce = b""
     claims: Mapping[str, Any] | None = None
     """Of a token that was verified; None for who is not known."""
+    certificate = ""
+    """The name in the client's certificate, which the listener has verified."""
     user = ""
     api_key = ""
     """The name of the API key that was sent and is good."""

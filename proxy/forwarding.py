@@ -12,6 +12,7 @@ from proxy.addresses import Networks, holder, normalise
 from proxy.exchange import Exchange
 from proxy.headers import ASSERTED, HOP_BY_HOP, Headers, with_named
 from proxy.http1.framing import CHUNKED, check_host
+from proxy.tls import ClientCertificate
 
 PSEUDONYM = b"simplepro-proxy"
 MAX_HOPS = 32
@@ -26,7 +27,7 @@ _PROTOCOLS = frozenset({b"http", b"https"})
 class Peer:
     """The other end of one connection: its address, whether it is trusted, and the lines last asserted for it."""
 
-    __slots__ = ("address", "holder", "host", "lines", "scheme", "trusted")
+    __slots__ = ("address", "certificate", "holder", "host", "lines", "scheme", "trusted")
 
     def __init__(self, address: str, scheme: bytes, trusted: bool) -> None:
         self.address = address
@@ -35,10 +36,14 @@ class Peer:
         self.trusted = trusted
         self.host: bytes | None = None
         self.lines = b""
+        self.certificate: ClientCertificate | None = None
 
 
 def identify(exchange: Exchange, peer: Peer, trusted: Networks) -> None:
-    """Set the exchange's client and scheme, and its forwarding lines."""
+    """Set the exchange's client, scheme and certificate, and its forwarding lines."""
+    if peer.certificate is not None:
+        exchange.certificate = peer.certificate.name
+        exchange.asserted.append(b"x-forwarded-client-cert: %b\r\n" % peer.certificate.element)
     if peer.trusted and not _VOUCHERS.isdisjoint(exchange.headers.index):
         exchange.asserted.append(_from_trusted(exchange, peer, trusted))
         return

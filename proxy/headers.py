@@ -26,6 +26,7 @@ ASSERTED = frozenset(
         b"x-forwarded-server", b"x-forwarded-prefix", b"x-forwarded-ssl", b"x-real-ip", b"x-client-ip",
         b"true-client-ip", b"x-cluster-client-ip", b"x-request-id", b"x-correlation-id", b"x-csp-nonce",
         b"traceparent", b"tracestate", b"x-request-timeout", b"x-request-deadline",
+        b"x-forwarded-client-cert",
     }
 )  # fmt: skip
 """What the proxy says itself, or nobody: taken out of what a client sent, wherever it stood."""

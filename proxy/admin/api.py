@@ -9,6 +9,7 @@ import asyncio
 import csv
 import hmac
 import io
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from aiohttp import web
 
 from proxy.addresses import holder, normalise
 from proxy.admin.page import FILES, Page
+from proxy.listener.door import DoorTerms, bound
 from proxy.telemetry import logs
 
 if TYPE_CHECKING:
@@ -75,13 +77,20 @@ class Admin:
         )
         return app
 
-    async def start(self) -> None:
+    async def start(self, given: list[socket.socket] | None = None) -> None:
+        """On a socket that was `given`, or on the policy's address. Raises OSError."""
         host, port = self._proxy.policy.admin.address
         self._runner = web.AppRunner(self.application(), access_log=None, handle_signals=False)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
+        if given:
+            site: web.BaseSite = web.SockSite(self._runner, given[0])
+        elif host.startswith("unix:"):
+            site = web.SockSite(self._runner, (await bound(DoorTerms(host, 0, 16)))[0])
+        else:
+            site = web.TCPSite(self._runner, host, port)
         await site.start()
-        self.port = int(self._runner.addresses[0][1])
+        name = self._runner.addresses[0]
+        self.port = 0 if isinstance(name, str) else int(name[1])
 
     async def close(self) -> None:
         self._page.close()

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
 import resource
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 
 import aiohttp
 
+from proxy.policy.clusters import cluster_spec, server_tls
 from proxy.policy.limits import address_of
 from proxy.policy.model import Policy
+from proxy.policy.models.clusters import ClusterModel
+from proxy.tls import ServerTls, client_context, served_by
+from proxy.upstream.pool import shown
 
 DEADLINE = 5.0
 SKEW_SECONDS = 2.0
 FILES = 4096
+CERTIFICATE_DAYS = 14
 MAX_REPLY = 4096
 
 
@@ -26,9 +35,14 @@ class Wrong(Exception):
 async def preflight(policy: Policy) -> list[tuple[str, str, bool]]:
     """Name, words, and whether it is good; every check runs, whatever the others say."""
     checks: list[tuple[str, Callable[[], Awaitable[str]]]] = [("files", _files)]
-    for name, cluster in policy.clusters.items():
-        for host, port in cluster.endpoints:
-            checks.append((f"cluster {name}", lambda host=host, port=port: _reachable(host, port)))  # type: ignore[misc]
+    checks += [
+        (f"cluster {name}", functools.partial(_reachable, place, cluster))
+        for name, cluster in policy.clusters.items()
+        for place in cluster.endpoints
+    ]
+    tls = server_tls(policy.listener.tls)
+    if tls is not None:
+        checks.append(("certificates", lambda: _certificates(tls)))
     if policy.redis is not None:
         checks += [("redis", lambda: _redis(policy)), ("clock", lambda: _clock(policy))]
     jwt = policy.identity.jwt if policy.identity else None
@@ -56,11 +70,31 @@ async def _files() -> str:
     return f"{hard} may be open"
 
 
-async def _reachable(host: str, port: int) -> str:
+async def _reachable(place: tuple[str, int], cluster: ClusterModel) -> str:
+    host, port = place
+    terms = cluster_spec("preflight", cluster).tls
+    context = client_context(terms) if terms else None
+    name = (terms.server_name or host) if terms else None
     began = time.perf_counter()
-    _, writer = await asyncio.open_connection(host, port)
+    try:
+        if host.startswith("unix:"):
+            path = host.removeprefix("unix:")
+            _, writer = await asyncio.open_unix_connection(path, ssl=context, server_hostname=name)
+        else:
+            _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=name)
+    except ssl.SSLError as error:
+        why = getattr(error, "verify_message", "") or error.reason or str(error)
+        raise Wrong(f"{shown(host, port)}: TLS fails ({why}): see the cluster's tls.ca and tls.server_name") from None
     writer.close()
-    return f"{host}:{port} took a connection in {(time.perf_counter() - began) * 1000:.1f} ms"
+    return f"{shown(host, port)} took a connection in {(time.perf_counter() - began) * 1000:.1f} ms"
+
+
+async def _certificates(tls: ServerTls) -> str:
+    first = min((served_by(pair) for pair in tls.pairs), key=lambda one: one.not_after)
+    left = first.not_after - datetime.now(UTC)
+    if left < timedelta(days=CERTIFICATE_DAYS):
+        raise Wrong(f"{first.file} is good until {first.not_after:%Y-%m-%d %H:%M} UTC only: renew it")
+    return f"the first to end is {first.file}, in {left.days} days"
 
 
 async def _ask(policy: Policy, *words: str) -> bytes:
@@ -134,6 +168,13 @@ async def _keys(url: str) -> str:
 def can_listen(policy: Policy) -> tuple[str, str, bool]:
     """Whether the listener's address is free."""
     host, port = policy.listener.address
+    if host.startswith("unix:"):
+        free = not os.path.exists(host.removeprefix("unix:"))
+        return (
+            "listener",
+            f"{host} {'is free' if free else 'is there: where a sidecar runs already, all is well'}",
+            free,
+        )
     family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, number) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -71,8 +71,27 @@ class Verified(NamedTuple):
     revocable: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """Names in clients' certificates that are somebody: all, where `allowed` is empty."""
+
+    allowed: frozenset[str]
+    claims: Mapping[str, Mapping[str, str]]
+
+
 class Identity(RuleFilter):
-    __slots__ = ("_api_keys", "_checks", "_clock", "_kept", "_query", "_required", "_revoked", "tokens")
+    __slots__ = (
+        "_api_keys",
+        "_certificates",
+        "_checks",
+        "_clock",
+        "_kept",
+        "_query",
+        "_required",
+        "_revoked",
+        "_wanted",
+        "tokens",
+    )
 
     def __init__(
         self,
@@ -82,14 +101,18 @@ class Identity(RuleFilter):
         revoked: Board,
         *,
         required: bool,
+        certificates: Certificates | None = None,
         query: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(rule)
         self.tokens = tokens
         self._api_keys = api_keys
+        self._certificates = certificates
         self._revoked = revoked
         self._required = required
+        ways = [("a bearer token", tokens), ("an API key", api_keys), ("a client certificate", certificates)]
+        self._wanted = f"{' or '.join(name for name, way in ways if way is not None)} is needed"
         self._query = query.encode() + b"=" if query else b""
         """Where a handshake may have its token: browsers give WebSockets no Authorization."""
         self._clock = clock
@@ -119,8 +142,10 @@ class Identity(RuleFilter):
                 exchange.verified = kept
         if self._api_keys is not None:
             self._look_at_key(exchange, self._api_keys)
+        if exchange.certificate and self._certificates is not None and not exchange.user:
+            self._look_at_certificate(exchange, self._certificates)
         if self._required and not exchange.user:
-            what = "the bearer token is not valid" if given is not None else "a bearer token or an API key is needed"
+            what = "the bearer token is not valid" if given is not None else self._wanted
             self._refuse(exchange, what)
 
     def on_still_open(self, exchange: Exchange) -> None:
@@ -140,6 +165,12 @@ class Identity(RuleFilter):
             if not exchange.user:
                 exchange.user = f"api-key:{exchange.api_key}"
                 exchange.claims = claims
+
+    def _look_at_certificate(self, exchange: Exchange, known: Certificates) -> None:
+        name = exchange.certificate
+        if not known.allowed or name in known.allowed:
+            exchange.user = f"certificate:{name}"
+            exchange.claims = known.claims.get(name, {})
 
     def _in_query(self, query: bytes) -> bytes | None:
         for part in query[1:].split(b"&"):

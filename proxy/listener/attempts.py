@@ -15,6 +15,7 @@ from proxy.http1.framing import NO_BODY
 from proxy.listener.answer import AnswerWriter
 from proxy.listener.hedge import Hedge
 from proxy.listener.upload import Upload
+from proxy.proxy_protocol import written
 from proxy.rejection import DeadlineExceeded, Rejection, UpstreamBusy
 from proxy.upstream.connection import Receiver
 from proxy.upstream.pool import Waiter
@@ -128,6 +129,9 @@ class Attempts(Waiter, Receiver):
             left = max(1, (exchange.deadline - self._loop.time()) * 1000)
             extra = b"%b: %d\r\n" % (self._route.limits.told_in, left)
         head = request_head(exchange, self.upload.length, exchange.endpoint, extra)
+        pool = connection.pool
+        if pool.preamble:
+            connection.write(written(pool.preamble, exchange.client, pool.host))
         connection.start(receiver, head, bodyless=exchange.method == b"HEAD", upgrade=exchange.websocket)
 
     def send_copy(self, connection: UpstreamConnection, receiver: Receiver) -> None:

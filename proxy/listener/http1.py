@@ -40,6 +40,7 @@ from proxy.target import canonical
 if TYPE_CHECKING:
     from proxy.listener.server import Listener
     from proxy.listener.websocket import Session
+    from proxy.proxy_protocol import Source
     from proxy.routing import Route
 
 DRAIN_LIMIT = 256 * 1024
@@ -68,12 +69,15 @@ HEAD, BODY, BUSY, TUNNEL, DRAIN, LINGER, CLOSED = range(7)
 class Downstream(asyncio.Protocol):
     __slots__ = (
         "_backlog", "_blocked_since", "_body_left", "_chunked", "_drained", "_eof", "_forward", "_loop", "_outbox",
-        "_parser", "_peer", "_pumping", "_state", "_transport", "_unwanted", "deadline", "held", "listener",
-        "may_keep_alive", "send", "timeouts",
+        "_parser", "_peer", "_pumping", "_redirect", "_source", "_state", "_transport", "_unwanted", "deadline",
+        "held", "listener", "may_keep_alive", "send", "timeouts",
     )  # fmt: skip
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, source: Source | None = None, redirect: int = 0) -> None:
+        """`source` is whom a PROXY head named; with `redirect`, every request is sent to that port by TLS."""
         self.listener = listener
+        self._source = source
+        self._redirect = redirect
         self.timeouts = listener.settings.timeouts
         self.may_keep_alive = True
         self.held = False
@@ -100,7 +104,7 @@ class Downstream(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._peer = self.listener.peer_of(transport.get_extra_info("peername"))
+        self._peer = self.listener.peer_of(transport, self._source)
         self.deadline = self._loop.time() + self.timeouts.head
         refused = self.listener.admit(self, self._peer)
         if self.listener.floods(self._peer):
@@ -234,6 +238,9 @@ class Downstream(asyncio.Protocol):
         exchange.path, exchange.query = canonical(
             parser.target, exchange.method, headers.index.get(b"host"), settings.target
         )
+        if self._redirect:
+            self._answer_alone(exchange, self._by_tls(exchange))
+            return
         websocket = facts.upgrades and is_handshake(exchange, length)
         if exchange.path == b"*":
             self._answer_alone(exchange, Response(204, b"No Content", Headers([(b"allow", ALLOW)]), own=True))
@@ -256,6 +263,17 @@ class Downstream(asyncio.Protocol):
         self._state = BUSY if length == NO_BODY else BODY
         self.deadline = exchange.started + listener.first_check
         self._forward.begin(exchange, route, length, expects=facts.expects)
+
+    def _by_tls(self, exchange: Exchange) -> Response:
+        """308 keeps method and body (RFC 9110 section 15.4.9)."""
+        host = (
+            exchange.host.partition(b"]")[0] + b"]" if exchange.host[:1] == b"[" else exchange.host.partition(b":")[0]
+        )
+        if not host:
+            raise MalformedRequest("without Host nobody can be sent on", rule="listener.redirect")
+        port = b"" if self._redirect == 443 else b":%d" % self._redirect
+        location = b"https://%b%b%b%b" % (host, port, exchange.path, exchange.query)
+        return Response(308, b"Permanent Redirect", Headers([(b"location", location)]), own=True)
 
     def _relieve(self, route: Route) -> None:
         """The process is near its limits: connections are not kept, and then only critical routes are served."""
@@ -386,7 +404,10 @@ class Downstream(asyncio.Protocol):
     def end_of_stream(self) -> None:
         if not self._transport.is_closing():
             self._outbox.flush()
-            self._transport.write_eof()
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+            else:
+                self._transport.close()
 
     def on_exchange_end(self, exchange: Exchange, *, clean: bool, keep_alive: bool) -> None:
         self.listener.on_exchange_end(exchange)
@@ -461,7 +482,7 @@ class Downstream(asyncio.Protocol):
         self._body_left = DRAIN_LIMIT
         self._outbox.flush()
         self._wait_for_reader(LINGER_SECONDS)
-        if self._eof:
+        if self._eof or not self._transport.can_write_eof():
             self._transport.close()
         elif not self._transport.is_closing():
             self._transport.write_eof()

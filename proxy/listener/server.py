@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from proxy.addresses import Networks, normalise
@@ -14,18 +16,22 @@ from proxy.batch import TickWriter
 from proxy.exchange import Exchange
 from proxy.filter import FilterChain
 from proxy.forwarding import Peer
+from proxy.listener.door import Door, DoorTerms
 from proxy.listener.http1 import Downstream, Timeouts
 from proxy.listener.overload import OverloadGuard, OverloadTerms, resident
 from proxy.listener.websocket import Session
+from proxy.proxy_protocol import Source
 from proxy.rejection import Rejection
 from proxy.routing import RouteTable
 from proxy.target import TargetRules
 from proxy.telemetry.stats import ListenerStats, RouteStats
+from proxy.tls import Served, client_certificate
 from proxy.upstream.cluster import Cluster
 
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 0.25
+CERTIFICATE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +39,10 @@ class ListenerSettings:
     """Bounds in bytes and counts; `per_client` counts connections of one untrusted address, `connection_rate` those
     that it opens in a second."""
 
-    host: str
-    port: int
+    door: DoorTerms
+    redirect: DoorTerms | None
+    """Where plain HTTP is told to come by TLS, at `redirect_port`."""
+    redirect_port: int
     timeouts: Timeouts
     target: TargetRules
     trusted: Networks
@@ -45,7 +53,6 @@ class ListenerSettings:
     max_connections: int
     per_client: int
     connection_rate: int
-    backlog: int
     overload: OverloadTerms
 
 
@@ -86,17 +93,61 @@ class Listener:
         self.stand_in = ""
         """An address to take every client for, where a policy is only asked."""
         self._one_left = asyncio.Event()
-        self._server: asyncio.Server | None = None
+        self._door = self._new_door(settings.door)
+        self._redirect = self._new_door(settings.redirect, settings.redirect_port) if settings.redirect else None
+        self.certificates_refused = 0
+        """Changed certificate files that could not be used."""
+        self._certificates_told = ""
         self._sweeper: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
 
     @property
     def port(self) -> int:
-        return int(self._server.sockets[0].getsockname()[1]) if self._server else self.settings.port
+        return self._door.port
 
-    async def start(self) -> None:
-        """Listen; raises OSError where the address can't be had."""
-        self._server = await self._listen(self.settings)
+    @property
+    def certificates(self) -> tuple[Served, ...]:
+        return self._door.certificates
+
+    @property
+    def redirect_port(self) -> int:
+        return self._redirect.port if self._redirect else 0
+
+    def _new_door(self, terms: DoorTerms, redirect: int = 0) -> Door:
+        return Door(
+            terms,
+            lambda source: Downstream(self, source, redirect),
+            lambda address: (normalise(address) or "") in self.settings.trusted,
+            self._no_head,
+        )
+
+    def _no_head(self, why: str) -> None:
+        self.stats.rejections["listener.proxy_protocol", "malformed-request", "enforce"] += 1
+        log.warning("connection closed: %s", why)
+
+    async def start(self, given: Mapping[str, list[socket.socket]] | None = None) -> None:
+        """Listen; raises OSError where the address can't be had, ValueError where a certificate can't be used."""
+        given = given or {}
+        await self._door.open(given.get("listener"))
+        if self._redirect is not None:
+            await self._redirect.open(given.get("redirect"))
         self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
+        self._watcher = asyncio.create_task(self._watch_certificates(), name="certificates")
+
+    async def _watch_certificates(self) -> None:
+        """A certificate that was renewed is served within CERTIFICATE_SECONDS; one that can't be used is told once."""
+        while True:
+            await asyncio.sleep(CERTIFICATE_SECONDS)
+            try:
+                if self._door.stale:
+                    await self._door.renew()
+                    log.info("the certificates' files have changed and are served now")
+                self._certificates_told = ""
+            except (OSError, ValueError) as error:
+                if str(error) != self._certificates_told:
+                    self._certificates_told = str(error)
+                    self.certificates_refused += 1
+                    log.error("the changed certificates are not served: %s", error)  # told, no stack
 
     async def change(
         self,
@@ -108,28 +159,57 @@ class Listener:
     ) -> None:
         """Another policy from the next request on. An address that changed is opened before the old one is closed;
         raises OSError, with nothing changed, where it can't be had."""
-        old, server = self.settings, self._server
-        if (settings.host, settings.port) != (old.host, old.port):
-            server = await self._listen(settings)
+        old = self.settings
+        door, redirect = await self._changed(settings)
         if settings.overload != old.overload:
             self.guard = OverloadGuard(settings.overload)
         kept = set(map(id, clusters.values()))
         self._retired += [one for one in self.clusters.values() if id(one) not in kept]
         self.settings, self.routes, self.default_chain = settings, routes, default_chain
         self.clusters, self.name = clusters, name
-        if server is not self._server and self._server is not None:
-            self._server.close()
-        self._server = server
+        for before, now in ((self._door, door), (self._redirect, redirect)):
+            if before is not None and before is not now:
+                await before.close()
+        self._door, self._redirect = door, redirect
 
-    async def _listen(self, settings: ListenerSettings) -> asyncio.Server:
-        return await self.loop.create_server(
-            lambda: Downstream(self), settings.host, settings.port, backlog=settings.backlog, reuse_address=True
-        )
+    async def _changed(self, settings: ListenerSettings) -> tuple[Door, Door | None]:
+        """The doors by other terms: those of another place are opened, those of the same place serve anew."""
+        door, redirect = self._door, self._redirect
+        opened: list[Door] = []
+        try:
+            if settings.redirect is None:
+                redirect = None
+            elif redirect is None or (settings.redirect, settings.redirect_port) != (
+                redirect.terms, self.settings.redirect_port,
+            ):  # fmt: skip
+                if redirect is not None and settings.redirect.place == redirect.terms.place:
+                    raise OSError(errno.EINVAL, "a redirect at the same place changes with a restart only")
+                redirect = self._new_door(settings.redirect, settings.redirect_port)
+                await redirect.open()
+                opened.append(redirect)
+            if settings.door.place != door.terms.place:
+                door = self._new_door(settings.door)
+                await door.open()
+                opened.append(door)
+            elif settings.door != door.terms or door.stale:
+                await door.change(settings.door)
+        except BaseException:
+            for one in opened:
+                await one.close()
+            raise
+        return door, redirect
 
-    def peer_of(self, peername: tuple[str, int] | None) -> Peer:
-        address = self.stand_in or (normalise(peername[0]) if peername else None)
-        address = address or "0.0.0.0"  # noqa: S104  # nosec B104  # an address to report, not to bind
-        return Peer(address, b"http", address in self.settings.trusted)
+    def peer_of(self, transport: asyncio.BaseTransport, source: Source | None) -> Peer:
+        """Of a Unix socket the address is unknown, and it is trusted as loopback is: who may open it is the file
+        system's to say."""
+        name = transport.get_extra_info("peername")
+        given = source.address if source else name[0] if isinstance(name, tuple) else "127.0.0.1"
+        address = self.stand_in or normalise(given) or "0.0.0.0"  # noqa: S104  # nosec B104  # to report, not to bind
+        wrapped = transport.get_extra_info("ssl_object")
+        peer = Peer(address, b"https" if wrapped is not None else b"http", address in self.settings.trusted)
+        if wrapped is not None and self.settings.door.tls and self.settings.door.tls.client_ca:
+            peer.certificate = client_certificate(wrapped)
+        return peer
 
     def floods(self, peer: Peer) -> bool:
         """Whether this client opens connections faster than it may; they are closed unread."""
@@ -200,8 +280,7 @@ class Listener:
     async def drain(self, seconds: float) -> bool:
         """Take no more connections, let exchanges end; True where all ended in time, else what is left is cut."""
         self.draining = True
-        if self._server:
-            self._server.close()
+        await self._close_doors()
         for connection in list(self._connections):
             connection.close_if_idle(seconds)
         try:
@@ -216,13 +295,18 @@ class Listener:
             connection.cut()
         return ended
 
+    async def _close_doors(self) -> None:
+        await self._door.close()
+        if self._redirect is not None:
+            await self._redirect.close()
+
     async def close(self) -> None:
-        if self._server:
-            self._server.close()
+        await self._close_doors()
         for connection in list(self._connections):
             connection.cut()
-        if self._sweeper:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
+        tasks = [one for one in (self._sweeper, self._watcher) if one is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for cluster in (*self.clusters.values(), *self._retired):
             await cluster.close()

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 
 from breaker import Consecutive, ErrorRate, OpenTime, Settings, SlowRate
 from proxy.listener.fallback import Fallback, StaleStore
-from proxy.policy.models.clusters import BreakerModel, ClusterModel, RetryModel
+from proxy.policy.models.clusters import BreakerModel, ClusterModel, ClusterTlsModel, RetryModel
+from proxy.policy.models.listener import ListenerTlsModel
 from proxy.policy.models.routes import FallbackModel
+from proxy.tls import ClientTls, KeyPair, ServerTls, fingerprint
 from proxy.upstream.adaptive import AdaptiveTerms
 from proxy.upstream.admission import AdmissionTerms
 from proxy.upstream.cluster import Cluster, ClusterSpec
@@ -51,9 +53,24 @@ def cluster_spec(name: str, model: ClusterModel) -> ClusterSpec:
         admission=AdmissionTerms(admission.success_rate, admission.within, admission.most, admission.of_at_least)
         if admission
         else None,
+        tls=_tls(model.tls) if model.tls else None,
+        preamble="" if model.proxy_protocol == "off" else model.proxy_protocol,
+        dns_family=model.dns.family,
+        dns_refresh=model.dns.refresh,
         panic=model.panic,
         slow_start=model.slow_start,
     )  # fmt: skip
+
+
+def _tls(model: ClusterTlsModel) -> ClientTls:
+    """Raises ValueError where a file is missing."""
+    pair = KeyPair(model.certificate.cert, model.certificate.key) if model.certificate else None
+    files = [name for name in (model.ca, pair.cert if pair else "", pair.key if pair else "") if name]
+    try:
+        were = fingerprint(files)
+    except OSError as error:
+        raise ValueError(f"{error.filename} can't be read: {error.strerror}") from None
+    return ClientTls(model.verify, model.ca, model.server_name, pair, model.min_version, were)
 
 
 def _counted(model: BreakerModel | None) -> tuple[frozenset[str], frozenset[int]]:
@@ -106,3 +123,11 @@ def fallback_of(model: FallbackModel, clusters: Mapping[str, Cluster], clock: Ca
         StaleStore(stale.longest, stale.max_body, stale.size, clock) if stale else None,
         (answer.status, answer.media_type.encode(), answer.body.encode()) if answer else None,
     )
+
+
+def server_tls(model: ListenerTlsModel | None) -> ServerTls | None:
+    if model is None:
+        return None
+    pairs = tuple(KeyPair(one.cert, one.key) for one in model.certificates)
+    client = model.client
+    return ServerTls(pairs, model.min_version, client.ca if client else "", client.require if client else True)

@@ -25,7 +25,7 @@ from proxy.filters import (
     WebSocketAccess,
 )
 from proxy.filters.bans import BanList, BanTerms
-from proxy.filters.identity import KeyRing
+from proxy.filters.identity import Certificates, KeyRing
 from proxy.filters.throttle import Limit, Usage
 from proxy.fleet.board import Board
 from proxy.headers import ASSERTED
@@ -36,6 +36,7 @@ from proxy.policy.inspect import contract_of, inspection_of, sanitization_of
 from proxy.policy.limits import api_keys_of, limit_of, tokens_of
 from proxy.policy.model import Policy, PolicySet
 from proxy.policy.models.base import RuleModel
+from proxy.policy.models.identity import ApiKeysModel, CertificatesModel, JwtModel
 from proxy.policy.models.limits import BansModel
 from proxy.policy.models.routes import MatchModel, RouteModel
 from proxy.policy.websocket import deflate_of, terms_of
@@ -187,11 +188,14 @@ def compile_policy(
 
 
 def _identity(policy: Policy, on_verdict: OnVerdict, shared: Shared) -> Identity | None:
-    """One filter for both kinds of credentials; either is enough where one is required."""
+    """One filter for all kinds of credentials; any is enough where one is required."""
     if policy.identity is None:
         return None
-    jwt, keys = policy.identity.jwt, policy.identity.api_keys
-    used = [(name, one) for name, one in (("jwt", jwt), ("api_keys", keys)) if one and one.mode != "off"]
+    jwt, keys, certificates = policy.identity.jwt, policy.identity.api_keys, policy.identity.certificates
+    ways: tuple[tuple[str, JwtModel | ApiKeysModel | CertificatesModel | None], ...] = (
+        ("jwt", jwt), ("api_keys", keys), ("certificates", certificates),
+    )  # fmt: skip
+    used = [(name, one) for name, one in ways if one and one.mode != "off"]
     if not used:
         return None
     name, first = next(((name, one) for name, one in used if one.required), used[0])
@@ -201,6 +205,9 @@ def _identity(policy: Policy, on_verdict: OnVerdict, shared: Shared) -> Identity
         api_keys_of(keys) if keys and keys.mode != "off" else None,
         shared.revoked if jwt and jwt.revoked == "redis" else Board("none"),
         required=any(one.required for _, one in used),
+        certificates=Certificates(frozenset(certificates.allowed), certificates.claims)
+        if certificates and certificates.mode != "off"
+        else None,
         query=jwt.handshake_query if jwt else "",
     )
 

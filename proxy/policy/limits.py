@@ -144,6 +144,8 @@ def _part(key: str) -> KeyPart:
         return lambda exchange: exchange.user.encode() or None
     if kind == "api-key":
         return lambda exchange: exchange.api_key.encode() or None
+    if kind == "certificate":
+        return lambda exchange: exchange.certificate.encode() or None
     if kind == "claim":
         return lambda exchange: _text((exchange.claims or {}).get(name))
     if kind == "route":

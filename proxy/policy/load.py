@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,14 +13,17 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from proxy.policy.clusters import cluster_spec, server_tls
 from proxy.policy.document import Document, Path_, dotted, read
 from proxy.policy.findings import Finding, PolicyError
 from proxy.policy.inspect import contract_in
 from proxy.policy.limits import address_of, tokens_of
 from proxy.policy.model import Policy
+from proxy.policy.models.clusters import ClusterModel
 from proxy.policy.models.limits import LimitModel
 from proxy.policy.switches import apply
 from proxy.rejection import Rejection
+from proxy.tls import client_context, server_context
 
 
 def _kinds(kind: type[Rejection]) -> Iterator[type[Rejection]]:
@@ -184,6 +187,11 @@ def _references(policy: Policy, document: Document, *, whole: bool) -> list[Find
                 contract_in(one.openapi)
             except ValueError as error:
                 find(("policies", name, "openapi", "file"), str(error))
+    for path, check in _certificates(policy):
+        try:
+            check()
+        except ValueError as error:
+            find(path, str(error))
     if policy.redis is not None:
         try:
             replace(address_of(policy.redis), tls=True).context()
@@ -205,12 +213,30 @@ def _references(policy: Policy, document: Document, *, whole: bool) -> list[Find
     return findings
 
 
+def _certificates(policy: Policy) -> Iterator[tuple[Path_, Callable[[], object]]]:
+    """Where certificates are named, and what tells whether they can be used."""
+    terms = server_tls(policy.listener.tls)
+    if terms is not None:
+        yield ("listener", "tls"), lambda: server_context(terms)
+    for name, cluster in policy.clusters.items():
+        if cluster.tls is not None:
+            yield ("clusters", name, "tls"), lambda cluster=cluster, name=name: _upstream(name, cluster)  # type: ignore[misc]
+
+
+def _upstream(name: str, cluster: ClusterModel) -> None:
+    spec = cluster_spec(name, cluster)
+    if spec.tls is not None:
+        client_context(spec.tls)
+
+
 def _nearest(name: str, known: Mapping[str, object]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1)
     return f' Did you mean "{near[0]}"?' if near else f" Known are: {', '.join(known) or 'none'}"
 
 
 def _loopback(host: str) -> bool:
+    if host.startswith("unix:"):
+        return True
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -14,6 +14,7 @@ _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 _SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)?")
 _BYTES = {None: 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_UNIX = re.compile(r"unix:/[^\s\0]{1,99}")
 _ADDRESS = re.compile(rf"(?:\[([0-9A-Fa-f:.]+)\]|({_LABEL}(?:\.{_LABEL})*\.?)):(\d{{1,5}})")
 
 
@@ -51,6 +52,18 @@ def address(value: object) -> tuple[str, int]:
     if not match or int(match[3]) > 65535:
         raise ValueError(f'"{value}" is not an address. Write host:port, or [v6]:port')
     return match[1] or match[2], int(match[3])
+
+
+def place(value: object) -> tuple[str, int]:
+    """`unix:/path` is that path and port 0."""
+    if isinstance(value, str) and value.startswith("unix:"):
+        if not _UNIX.fullmatch(value):
+            raise ValueError(f'"{value}" is not a Unix socket. Write unix:/path, of at most 100 bytes')
+        return value, 0
+    try:
+        return address(value)
+    except ValueError:
+        raise ValueError(f'"{value}" is not an address. Write host:port, [v6]:port, or unix:/path') from None
 
 
 def secret(value: object) -> object:
@@ -104,3 +117,9 @@ Address = Annotated[
     tuple[str, int], BeforeValidator(address), WithJsonSchema({"type": "string", "pattern": f"^{_ADDRESS.pattern}$"})
 ]
 """Host and port."""
+Place = Annotated[
+    tuple[str, int],
+    BeforeValidator(place),
+    WithJsonSchema({"type": "string", "pattern": f"^(?:{_ADDRESS.pattern}|{_UNIX.pattern})$"}),
+]
+"""Host and port, or `unix:/path` and 0."""

@@ -257,6 +257,14 @@ class Metrics:
         stats = self._listener.stats
         yield GaugeMetricFamily("proxy_connections", "Client connections open", self._listener.open_connections)
         yield CounterMetricFamily("proxy_connections_accepted", "Client connections ever", stats.connections_total)
+        ends = GaugeMetricFamily(
+            "proxy_certificate_not_after_timestamp_seconds", "Until when it is good", labels=["file"]
+        )
+        for one in self._listener.certificates:
+            ends.add_metric([one.file], one.not_after.timestamp())
+        yield ends
+        refused = self._listener.certificates_refused
+        yield CounterMetricFamily("proxy_certificates_refused", "Changed certificates that can't be used", refused)
         lag = HistogramMetricFamily("proxy_event_loop_lag_seconds", "How late the loop wakes")
         lag.add_metric([], stats.loop_lag.cumulative(), stats.loop_lag.total)
         yield lag

@@ -12,12 +12,13 @@ from breaker import Breaker, BreakerOpen, Settings
 from proxy.batch import TickWriter
 from proxy.rejection import BreakerIsOpen, Overloaded
 from proxy.telemetry.stats import ClusterStats, Recent
+from proxy.tls import ClientTls, client_context
 from proxy.upstream.adaptive import AdaptiveLimit, AdaptiveTerms
 from proxy.upstream.admission import Admission, AdmissionTerms
 from proxy.upstream.attempt import Attempt
 from proxy.upstream.health import HealthChecker, HealthTerms
 from proxy.upstream.outlier import Outlier, OutlierTerms
-from proxy.upstream.pool import Pool, PoolLimits
+from proxy.upstream.pool import UNIX, Pool, PoolLimits, Way
 from proxy.upstream.retry import NO_RETRIES, RetryBudget, RetryTerms
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,11 @@ class ClusterSpec:
     health: HealthTerms | None = None
     adaptive: AdaptiveTerms | None = None
     admission: AdmissionTerms | None = None
+    tls: ClientTls | None = None
+    preamble: str = ""
+    """The version of the PROXY head that begins a connection."""
+    dns_family: str = "any"
+    dns_refresh: float = 5.0
     panic: float = 0.5
     slow_start: float = 0.0
     hedge_after: float = 0.0
@@ -132,11 +138,18 @@ class Cluster:
         self._draw = draw
         writer = TickWriter(loop)
         several = len(spec.endpoints) > 1
+        tls = spec.tls
+        way = Way(
+            client_context(tls) if tls else None, tls.server_name if tls else "", spec.preamble, spec.dns_family,
+            spec.dns_refresh,
+        )  # fmt: skip
         self.breaker = self._breaker(spec.name)
         self.endpoints = tuple(
             Endpoint(
-                Pool(host, port, spec.limits, loop, writer),
-                self._breaker(f"{spec.name}/{host}:{port}") if several else None,
+                Pool(host, port, spec.limits, loop, writer, way),
+                self._breaker(f"{spec.name}/{host if host.startswith(UNIX) else f'{host}:{port}'}")
+                if several
+                else None,
             )
             for host, port in spec.endpoints
         )
@@ -173,6 +186,9 @@ class Cluster:
         return [one for one in found if one is not None]
 
     def start(self) -> None:
+        for endpoint in self.endpoints:
+            if endpoint.pool.resolver is not None:
+                endpoint.pool.resolver.start()
         if self.checker is not None:
             self.checker.start()
 

@@ -50,7 +50,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_abandoned", "_body", "_bodyless", "_heads", "_informational", "_keep_alive", "_length", "_outbox",
-        "_paused", "_receiver", "_tunnel", "_upgrade", "answered", "idle_since", "pool", "transport", "used",
+        "_paused", "_receiver", "_tunnel", "_upgrade", "answered", "idle_since", "pool", "remote", "transport", "used",
         "writable", "write",
     )  # fmt: skip
 
@@ -59,6 +59,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made, before any use
         self.used = 0
         self.idle_since = 0.0
+        self.remote = ""
+        """The address, where the endpoint is a name."""
         self.writable = True
         self.answered = False
         self._heads = HeadReader(pool.heads, pool.statuses, pool.fields)
@@ -177,7 +179,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._receiver = None
         body = self._body
         answered = body is not None and body.ended and body.clean
-        if answered and request_ended and self._keep_alive and not self._abandoned and not self.transport.is_closing():
+        kept = self._keep_alive and not self._abandoned and not self.pool.preamble
+        if answered and request_ended and kept and not self.transport.is_closing():
             if self._paused:
                 self.resume_reading()
             self.pool.on_released(self)

@@ -72,7 +72,7 @@ class HealthChecker:
     async def _check(self, endpoint: Endpoint) -> bool:
         try:
             async with asyncio.timeout(self._terms.timeout):
-                reader, writer = await asyncio.open_connection(endpoint.pool.host, endpoint.pool.port, limit=MAX_HEAD)
+                reader, writer = await endpoint.pool.side_connection(MAX_HEAD)
                 try:
                     return not self._terms.path or await self._ask(endpoint, reader, writer)
                 finally:

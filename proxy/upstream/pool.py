@@ -3,14 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import ssl
 from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.batch import TickWriter
 from proxy.http1.response import FieldLines, Heads, StatusLines
+from proxy.proxy_protocol import LOCAL
 from proxy.rejection import Rejection, UpstreamBusy, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstream.connection import UpstreamConnection
+from proxy.upstream.resolver import Resolver, is_name
+
+log = logging.getLogger(__name__)
+
+UNIX = "unix:"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How endpoints are reached: by TLS where there is a `context`; after a PROXY head of that version (`preamble`);
+    names looked up every `refresh` seconds."""
+
+    context: ssl.SSLContext | None = None
+    server_name: str = ""
+    preamble: str = ""
+    family: str = "any"
+    refresh: float = 5.0
+
+
+PLAIN = Way()
+
+
+def shown(host: str, port: int) -> str:
+    """As operators know an endpoint."""
+    if host.startswith(UNIX):
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _why(error: ssl.SSLError) -> str:
+    told = getattr(error, "verify_message", "") or error.reason or str(error)
+    return str(told).replace("_", " ").lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +80,7 @@ class Pool:
 
     __slots__ = (
         "_connecting",
+        "_context",
         "_idle",
         "_limits",
         "_loop",
@@ -56,17 +92,29 @@ class Pool:
         "host",
         "open",
         "port",
+        "preamble",
+        "resolver",
         "stats",
         "statuses",
         "writer",
     )
 
     def __init__(
-        self, host: str, port: int, limits: PoolLimits, loop: asyncio.AbstractEventLoop, writer: TickWriter
+        self,
+        host: str,
+        port: int,
+        limits: PoolLimits,
+        loop: asyncio.AbstractEventLoop,
+        writer: TickWriter,
+        way: Way = PLAIN,
     ) -> None:
+        """`host` may be `unix:/path`."""
         self.host = host
         self.port = port
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.address = shown(host, port)
+        self.preamble = way.preamble
+        self.resolver = Resolver(host, port, way.family, way.refresh) if is_name(host) else None
+        self._context = (way.context, way.server_name or host) if way.context else None
         self.stats = PoolStats()
         self.fields = FieldLines()
         self.heads = Heads()
@@ -154,12 +202,21 @@ class Pool:
             connection = self._idle.popleft()
             self.open.discard(connection)
             connection.transport.close()
+        if self.resolver is not None and self._idle:
+            self._leave_gone(self.resolver.addresses)
         while self._waiting and self._waiting[0][1] < now:
             waiter, _ = self._waiting.popleft()
             self.stats.refused += 1
             waiter.on_no_connection(
                 UpstreamBusy(f"no connection became free within {self._limits.wait:g} s", retry_after=1.0)
             )
+
+    def _leave_gone(self, addresses: tuple[str, ...]) -> None:
+        """The name leads elsewhere now."""
+        for connection in [one for one in self._idle if one.remote not in addresses]:
+            self._idle.remove(connection)
+            self.open.discard(connection)
+            connection.transport.close()
 
     def _connect_if_needed(self) -> None:
         limit = self._limits.max_connections
@@ -174,9 +231,12 @@ class Pool:
         failure: Rejection | None = None
         try:
             async with asyncio.timeout(self._limits.connect):
-                await self._loop.create_connection(lambda: connection, self.host, self.port)
+                await self._dial(connection)
         except TimeoutError:
             failure = UpstreamTimeout(f"no connection to the upstream within {self._limits.connect:g} s")
+        except ssl.SSLError as error:
+            failure = UpstreamUnavailable(f"TLS with the upstream fails: {_why(error)}")
+            log.warning("%s: TLS fails: %s", self.address, _why(error))
         except (OSError, UnicodeError):
             failure = UpstreamUnavailable("the upstream accepts no connection")
         self._no_more_connecting()
@@ -187,6 +247,26 @@ class Pool:
         else:
             self.open.add(connection)
             self.on_released(connection)
+
+    async def _dial(self, connection: UpstreamConnection) -> None:
+        """Of a name's addresses the next one that takes the connection. Raises OSError, and SSLError of them."""
+        context, name = self._context or (None, None)
+        if self.host.startswith(UNIX):
+            path = self.host.removeprefix(UNIX)
+            await self._loop.create_unix_connection(lambda: connection, path, ssl=context, server_hostname=name)
+            return
+        hosts = [self.host] if self.resolver is None else await self.resolver.in_turn()
+        for last, host in enumerate(hosts, 1 - len(hosts)):
+            try:
+                await self._loop.create_connection(
+                    lambda: connection, host, self.port, ssl=context, server_hostname=name
+                )
+            except OSError:
+                if not last or self.resolver is None:
+                    raise
+            else:
+                connection.remote = host
+                return
 
     def _no_more_connecting(self) -> None:
         """This task has its end: who asks from now on, even in what it calls, needs one of their own."""
@@ -201,9 +281,31 @@ class Pool:
             waiter, _ = self._waiting.popleft()
             waiter.on_no_connection(rejection)
 
+    async def side_connection(self, limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """One beside the pool's, reached the same way, for a health check. Raises OSError."""
+        context, name = self._context or (None, None)
+        reader = asyncio.StreamReader(limit=limit)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        if self.host.startswith(UNIX):
+            path = self.host.removeprefix(UNIX)
+            transport, _ = await self._loop.create_unix_connection(
+                lambda: protocol, path, ssl=context, server_hostname=name
+            )
+        else:
+            host = self.host if self.resolver is None else (await self.resolver.in_turn())[0]
+            transport, _ = await self._loop.create_connection(
+                lambda: protocol, host, self.port, ssl=context, server_hostname=name
+            )
+        writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
+        if self.preamble:
+            writer.write(LOCAL[self.preamble])
+        return reader, writer
+
     async def close(self) -> None:
         """Give every connection back; those in use are cut."""
         self.closed = True
+        if self.resolver is not None:
+            await self.resolver.close()
         for task in list(self._connecting):
             task.cancel()
         await asyncio.gather(*self._connecting, return_exceptions=True)

@@ -4,62 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
-import ipaddress
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from proxy.policy.findings import PolicyError
 from stack.process import ServerProcess
+from tests.certificates import authority, certificate
 from tests.conftest import Start
 from tests.integration.conftest import until
 from tests.wire import ScriptedUpstream
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-
-
-class Authority(NamedTuple):
-    file: Path
-    certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
-
-
-def certificate(
-    folder: Path, name: str, issuer: Authority | None = None
-) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """Self-signed without an issuer; written as NAME.pem and NAME.key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer.certificate.subject if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(issuer.key if issuer else key, hashes.SHA256())
-    )
-    pem, private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    (folder / f"{name}.pem").write_bytes(made.public_bytes(pem))
-    (folder / f"{name}.key").write_bytes(key.private_bytes(pem, private, serialization.NoEncryption()))
-    return made, key
-
-
-def authority(folder: Path, name: str) -> Authority:
-    return Authority(folder / f"{name}.pem", *certificate(folder, name))
 
 
 @pytest.fixture

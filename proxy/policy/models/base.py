@@ -28,7 +28,7 @@ Rates = Annotated[
 KeyName = Annotated[
     str,
     Field(
-        pattern=r"^(ip(/\d{1,3})?|user|api-key|route|method|(claim|header|cookie|param|const):[A-Za-z0-9_.-]{1,60})$"
+        pattern=r"^(ip(/\d{1,3})?|user|api-key|certificate|route|method|(claim|header|cookie|param|const):[A-Za-z0-9_.-]{1,60})$"
     ),
 ]
 Keys = Annotated[
@@ -46,6 +46,13 @@ _ORIGIN = re.compile(r"\*|https?://(?:\*\.)?[A-Za-z0-9.-]+(?::\d{1,5})?|null")
 
 class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class KeyPairModel(Model):
+    """PEM files; `cert` with its chain."""
+
+    cert: Annotated[str, Field(min_length=1)]
+    key: Annotated[str, Field(min_length=1)]
 
 
 class RuleModel(Model):

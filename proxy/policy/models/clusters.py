@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from proxy.policy.models.base import STATUS_OR_WORD, Model, RuleModel
-from proxy.policy.values import Address, Duration, Share, Size, Span
+from proxy.policy.models.base import STATUS_OR_WORD, KeyPairModel, Model, RuleModel
+from proxy.policy.values import Duration, Place, Share, Size, Span
 
 
 class ClusterTimeouts(Model):
@@ -149,8 +149,31 @@ class AdmissionModel(Model):
     of_at_least: Annotated[int, Field(ge=1)] = 20
 
 
+class ClusterTlsModel(Model):
+    """How endpoints are asked. `ca` (PEM) replaces the system's authorities; `server_name` is asked for and looked for
+    in the certificate, by default the endpoint's host; `certificate` says who we are."""
+
+    verify: bool = True
+    ca: str = ""
+    server_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]{0,253}$")] = ""
+    certificate: KeyPairModel | None = None
+    min_version: Literal["1.2", "1.3"] = "1.2"
+
+
+class DnsModel(Model):
+    """Names of endpoints are looked up again so often; of a name's addresses each is used in turn."""
+
+    refresh: Span = 5.0
+    family: Literal["any", "v4", "v6"] = "any"
+
+
 class ClusterModel(Model):
-    endpoints: Annotated[list[Address], Field(min_length=1)]
+    """`proxy_protocol` tells each endpoint who asks before anything else: a connection then carries one request."""
+
+    endpoints: Annotated[list[Place], Field(min_length=1)]
+    tls: ClusterTlsModel | None = None
+    proxy_protocol: Literal["off", "v1", "v2"] = "off"
+    dns: DnsModel = DnsModel()
     balance: Literal["round_robin", "least_request"] = "round_robin"
     max_connections: Annotated[int, Field(ge=1)] = 512
     max_waiting: Annotated[int, Field(ge=0)] = 4096
@@ -165,3 +188,9 @@ class ClusterModel(Model):
     slow_start: Duration = 0.0
     adaptive: AdaptiveModel | None = None
     admission: AdmissionModel | None = None
+
+    @model_validator(mode="after")
+    def _one_preamble(self) -> ClusterModel:
+        if self.tls is not None and self.proxy_protocol != "off":
+            raise ValueError("a PROXY head before TLS is not supported. Write tls or proxy_protocol")
+        return self

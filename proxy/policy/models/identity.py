@@ -107,12 +107,22 @@ class ApiKeysModel(RuleModel):
     required: bool = False
 
 
+class CertificatesModel(RuleModel):
+    """Clients by the certificate that the listener's tls.client has verified: `certificate:NAME`, of the names that are
+    `allowed` (all, where none is named), with claims by name as a token would have them."""
+
+    allowed: list[str] = []
+    claims: dict[str, dict[str, str]] = {}
+    required: bool = False
+
+
 class IdentityModel(Model):
     jwt: JwtModel | None = None
     api_keys: ApiKeysModel | None = None
+    certificates: CertificatesModel | None = None
 
     @model_validator(mode="after")
     def _some(self) -> IdentityModel:
-        if self.jwt is None and self.api_keys is None:
-            raise ValueError("nobody can be known by this. Give jwt, api_keys, or both")
+        if self.jwt is None and self.api_keys is None and self.certificates is None:
+            raise ValueError("nobody can be known by this. Give jwt, api_keys or certificates")
         return self

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from proxy.policy.models.base import Model, Name
-from proxy.policy.values import Address, Duration, Secret, Share, Size, Span
+from proxy.policy.models.base import KeyPairModel, Model, Name
+from proxy.policy.values import Duration, Place, Secret, Share, Size, Span
 
 
 class TimeoutsModel(Model):
@@ -55,19 +55,53 @@ class OverloadModel(Model):
     relief: Share = 0.8
 
 
+class ClientCertificatesModel(Model):
+    """Clients show a certificate that `ca` (PEM) vouches for; with `require: false` they may."""
+
+    ca: Annotated[str, Field(min_length=1)]
+    require: bool = True
+
+
+class ListenerTlsModel(Model):
+    """By the server name that a client asks for, one of the certificates; the first where none has it. Changed files
+    are served within a second or two."""
+
+    certificates: Annotated[list[KeyPairModel], Field(min_length=1)]
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    client: ClientCertificatesModel | None = None
+
+
+class RedirectModel(Model):
+    """Plain HTTP at `address` is sent to `port` by TLS (308)."""
+
+    address: Place
+    port: Annotated[int, Field(ge=1, le=65535)] = 443
+
+
 class ListenerModel(Model):
-    address: Address
+    """`proxy_protocol` has trusted_proxies begin their connections with a PROXY head, v1 or v2."""
+
+    address: Place
+    tls: ListenerTlsModel | None = None
+    redirect: RedirectModel | None = None
+    proxy_protocol: bool = False
     timeouts: TimeoutsModel = TimeoutsModel()
     bounds: BoundsModel = BoundsModel()
     http: HttpModel = HttpModel()
     overload: OverloadModel = OverloadModel()
     drain: Duration = 30.0
 
+    @model_validator(mode="after")
+    def _needs_tls(self) -> ListenerModel:
+        if self.redirect is not None and self.tls is None:
+            raise ValueError("a redirect leads to TLS. Give tls, too")
+        return self
+
 
 class AdminModel(Model):
     """`token` is needed where the address is not loopback; write it as `${NAME}` or `${file:PATH}`."""
 
-    address: Address
+    address: Place
     token: Secret | None = None
     scrape: dict[Name, Annotated[str, Field(pattern=r"^http://")]] = {}
     """Metrics that are served as /scrape/NAME: the application's, say, which nothing else reaches."""
