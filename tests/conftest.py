@@ -22,8 +22,8 @@ from tests.wire import ScriptedUpstream, Wire
 
 POLICY = """
 version: 1
-listener: {{address: "127.0.0.1:0", timeouts: {timeouts}, bounds: {bounds}, drain: 2s}}
-admin: {{address: "127.0.0.1:0", token: {token}}}
+listener: {{address: "{address}", timeouts: {timeouts}, bounds: {bounds}, drain: 2s{listener_more}}}
+admin: {{address: "{admin_address}", token: {token}}}
 trusted_proxies: {trusted}
 access_log: {{enabled: {access_log}}}
 {more}
@@ -131,7 +131,8 @@ async def serve(tmp_path: Path) -> AsyncIterator[Start]:
             "timeouts": "{}", "bounds": "{}", "trusted": "[]", "token": "", "access_log": "false",
             "max_connections": 64, "max_waiting": 64, "policies": "{security_headers: {preset: helmet}}",
             "more": "", "limits": "{}", "match": "{prefix: /}", "route_timeouts": "{}", "max_body_route": "10MiB",
-            "route_more": "", "routes_before": "",
+            "route_more": "", "routes_before": "", "address": "127.0.0.1:0", "listener_more": "",
+            "admin_address": "127.0.0.1:0",
         }  # fmt: skip
         bounds = "max_connections: {max_connections}, max_waiting: {max_waiting}".format(**{**settings, **changes})
         times = "timeouts: {connect: 500ms, wait: 300ms, idle: 4s}"

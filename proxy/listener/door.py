@@ -25,6 +25,7 @@ FIRST_FD = 3
 """Of systemd's sockets (sd_listen_fds(3))."""
 HANDSHAKE_SECONDS = 10.0
 SHUTDOWN_SECONDS = 5.0
+PROXY_HEAD_SECONDS = 5.0
 
 Factory = Callable[[Source | None], asyncio.Protocol]
 
@@ -120,7 +121,7 @@ class Door:
             copy.setblocking(False)
             if terms.proxy_protocol:
                 copy.listen(terms.backlog)
-                acceptors.append(Acceptor(copy, self._speaks, self._taker(context), self._refused, 5.0))
+                acceptors.append(Acceptor(copy, self._speaks, self._taker(context), self._refused, PROXY_HEAD_SECONDS))
                 continue
             serving: Any = loop.create_unix_server if copy.family == socket.AF_UNIX else loop.create_server
             made = await serving(lambda: self._factory(None), sock=copy, backlog=terms.backlog, **_by_tls(context))

@@ -273,7 +273,9 @@ class Downstream(asyncio.Protocol):
             raise MalformedRequest("without Host nobody can be sent on", rule="listener.redirect")
         port = b"" if self._redirect == 443 else b":%d" % self._redirect
         location = b"https://%b%b%b%b" % (host, port, exchange.path, exchange.query)
-        return Response(308, b"Permanent Redirect", Headers([(b"location", location)]), own=True)
+        return Response(
+            308, b"Permanent Redirect", Headers([(b"location", location), (b"content-length", b"0")]), own=True
+        )
 
     def _relieve(self, route: Route) -> None:
         """The process is near its limits: connections are not kept, and then only critical routes are served."""

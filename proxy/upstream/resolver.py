@@ -23,6 +23,13 @@ def is_name(host: str) -> bool:
     return False
 
 
+async def look_up(host: str, port: int, family: int) -> set[str]:
+    """What the system's resolver says. Raises OSError where the name leads nowhere."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+    return {str(one[4][0]) for one in found}
+
+
 class Resolver:
     def __init__(self, host: str, port: int, family: str, refresh: float) -> None:
         self.host = host
@@ -49,9 +56,7 @@ class Resolver:
 
     async def look_up(self) -> None:
         """Raises OSError where the name leads nowhere."""
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(self.host, self._port, family=self._family, type=socket.SOCK_STREAM)
-        addresses = tuple(sorted({str(one[4][0]) for one in found}))
+        addresses = tuple(sorted(await look_up(self.host, self._port, self._family)))
         if self.addresses and addresses != self.addresses:
             log.info("%s is now %s", self.host, ", ".join(addresses))
         self.addresses = addresses
