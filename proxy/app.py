@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import resource
 import signal
@@ -24,6 +25,7 @@ from proxy.entropy import Entropy
 from proxy.exchange import Exchange, Verdict
 from proxy.filters.identity import KeyRing
 from proxy.filters.throttle import Throttle
+from proxy.fleet.board import Board
 from proxy.fleet.breakers import SharedBreaker
 from proxy.fleet.jwks import KeySource
 from proxy.fleet.redis import Fleet
@@ -44,6 +46,7 @@ from proxy.telemetry.metrics import Metrics
 from proxy.throttle.distributed import RedisLimiter
 from proxy.throttle.local import LocalLimiter
 from proxy.upstream.cluster import Cluster
+from proxy.workers.link import Link, Worker
 
 security = structlog.get_logger("security")
 log = structlog.get_logger("proxy")
@@ -53,9 +56,11 @@ SECURITY_EVENTS_A_SECOND = 50
 class Proxy:
     """One running proxy; `serve` returns the exit status once it has drained."""
 
-    def __init__(self, policy: Policy, path: Path | None = None) -> None:
-        """`path` is the file that the policy came from, for those who may be told to read it again."""
+    def __init__(self, policy: Policy, path: Path | None = None, link: Link | None = None) -> None:
+        """`path` is the file that the policy came from, for those who may be told to read it again; `link` leads to the
+        parent, where this process is one of several workers."""
         self.policy = policy
+        self.link = link
         self.reloader = Reloader(self, path) if path is not None else None
         self.revision = self.reloader.revision if self.reloader else "-"
         self.decisions = Decisions(Entropy())
@@ -67,23 +72,27 @@ class Proxy:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self.redis = _shared_limiter(policy)
-        self.shared = Shared(self.redis or _alone())
+        self.shared = Shared(self.redis or link or _alone(), workers=link.worker.count if link else 1)
+        self._own_breakers = Board("workers")
         self.compiled: Compiled = compile_policy(policy, loop, self._on_verdict, self.shared)
         self.shared_breakers: dict[str, SharedBreaker] = {}
         for cluster in self.compiled.clusters.values():
             self._listen_to(cluster)
         self.fleet = self._fleet()
+        if link is not None:
+            self._join(link)
         self.key_sources = [self._key_source(*one) for one in self.compiled.key_rings]
         self.access_log = AccessLog(policy.access_log.sample) if policy.access_log.enabled or path else None
         self._log_accesses(policy)
         self.listener = Listener(
-            _listener_settings(policy),
+            self._listener_settings(policy),
             self.compiled.routes,
             self.compiled.default_chain,
             self.compiled.clusters,
             name=self.compiled.request_id.name,
             completed=self._on_completed,
             rejected=self._on_rejected,
+            counts=link.counts if link else None,
         )
         self.metrics = Metrics(
             self.listener, self.access_log, self.compiled, self.limiting, self.fleet, self.key_sources, self.reloader
@@ -108,6 +117,34 @@ class Proxy:
             self._share_breaker(cluster, fleet, limiting)
         return fleet
 
+    def _join(self, link: Link) -> None:
+        """What the workers of this sidecar know together; bans and the like by the store, where there is one."""
+        boards = [self._own_breakers]
+        if self.redis is None:
+            boards += [self.shared.bans, self.shared.revoked]
+        link.join(boards)
+        for cluster in self.compiled.clusters.values():
+            self._share_with_workers(cluster, link)
+        reloader = self.reloader
+        if reloader is not None:
+            reloader.on_revert.append(link.reverted)
+            link.on_revert.append(reloader.revert)
+
+    def _share_with_workers(self, cluster: Cluster, link: Link) -> None:
+        """Breakers that the whole fleet does not share: what one worker's calls open is open for all of them."""
+
+        def propose(name: str, epoch: int, value: str, milliseconds: int, then: Callable[[bool], None]) -> None:
+            link.propose(self._own_breakers, name, epoch, value, milliseconds, then)
+
+        for breaker in cluster.breakers:
+            if breaker is cluster.breaker and cluster.name in self.shared_breakers:
+                continue
+            shared = SharedBreaker(
+                breaker.name, breaker, self._own_breakers, 1, link.name, peers=lambda: link.worker.count,
+                available=lambda: link.available, propose=propose, least=1,
+            )  # fmt: skip
+            cluster.ticks.append(shared.tick)
+
     def _share_breaker(self, cluster: Cluster, fleet: Fleet, limiting: RedisLimiter) -> None:
         if cluster.breaker is not None and cluster.spec.shared_quorum:
             self._share(cluster, cluster.breaker, fleet, limiting)
@@ -129,7 +166,7 @@ class Proxy:
         new = [one for one in compiled.clusters.values() if before.clusters.get(one.name) is not one]
         try:
             await self.listener.change(
-                _listener_settings(policy), compiled.routes, compiled.default_chain, compiled.clusters,
+                self._listener_settings(policy), compiled.routes, compiled.default_chain, compiled.clusters,
                 compiled.request_id.name,
             )  # fmt: skip
         except (OSError, ValueError):
@@ -145,6 +182,8 @@ class Proxy:
             self._listen_to(cluster)
             if self.fleet is not None and self.limiting is not None:
                 self._share_breaker(cluster, self.fleet, self.limiting)
+            if self.link is not None:
+                self._share_with_workers(cluster, self.link)
             cluster.start()
         self._throttles = [one for one in (*self._throttles, *before.throttles) if one.holds]
         if self.fleet is None:
@@ -155,6 +194,9 @@ class Proxy:
         self.metrics.follow(compiled, self.limiting, self.fleet, sources)
         for source in old_sources:
             await source.close()
+
+    def _listener_settings(self, policy: Policy) -> ListenerSettings:
+        return _listener_settings(policy, self.link.worker.count if self.link else 1)
 
     def _log_accesses(self, policy: Policy) -> None:
         if self.access_log is not None:
@@ -262,13 +304,18 @@ class Proxy:
             await source.start()
         for cluster in self.compiled.clusters.values():
             cluster.start()
-        given = inherited(os.environ)
+        link = self.link
+        if link is not None:
+            await link.start()
+        given = link.worker.given() if link else inherited(os.environ)
         await self.listener.start(given)
-        await self.admin.start(given.get("admin"))
+        await self.admin.start(given.get("admin"), f"unix:{link.worker.admin}" if link else "")
         settle_memory()
         self.started = True
         if self.reloader is not None:
             self.reloader.start()
+        if link is not None:
+            link.ready()
 
     async def stop(self, drain: float) -> bool:
         """Drain and give everything back; True where every exchange ended in time."""
@@ -285,6 +332,8 @@ class Proxy:
             await self.fleet.close()
         if self.redis is not None:
             await self.redis.close()
+        if self.link is not None:
+            await self.link.close()
         if self.access_log is not None:
             await self.access_log.close()
         return ended
@@ -300,7 +349,9 @@ async def serve(policy: Policy, path: Path | None = None) -> int:
 
     SIGHUP reads the policy's file again.
     """
-    proxy = Proxy(policy, path)
+    worker = Worker.of(os.environ)
+    link = Link(worker, lambda: proxy.stopping.set()) if worker else None
+    proxy = Proxy(policy, path, link)
     loop = asyncio.get_running_loop()
     at_once = asyncio.Event()
 
@@ -315,7 +366,8 @@ async def serve(policy: Policy, path: Path | None = None) -> int:
         loop.add_signal_handler(signal.SIGHUP, proxy.reloader.ask)
     await proxy.start()
     host, _ = policy.listener.address
-    log.info(
+    log.log(
+        logging.DEBUG if link else logging.INFO,
         "serving",
         address=host if host.startswith("unix:") else f"{host}:{proxy.listener.port}",
         admin_port=proxy.admin.port,
@@ -372,7 +424,8 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _listener_settings(policy: Policy) -> ListenerSettings:
+def _listener_settings(policy: Policy, workers: int) -> ListenerSettings:
+    """Connections are counted over all workers; their rate, and memory, each by its share."""
     listener = policy.listener
     bounds, times = listener.bounds, listener.timeouts
     http = listener.http.model_dump()
@@ -390,9 +443,9 @@ def _listener_settings(policy: Policy) -> ListenerSettings:
         max_pipelined=bounds.pipelined,
         max_connections=bounds.connections,
         per_client=bounds.connections_per_client,
-        connection_rate=bounds.connection_rate,
+        connection_rate=-(-bounds.connection_rate // workers),
         overload=OverloadTerms(
-            memory_bound() if listener.overload.memory is None else listener.overload.memory,
+            (memory_bound() if listener.overload.memory is None else listener.overload.memory) // workers,
             listener.overload.loop_lag,
             listener.overload.relief,
         ),

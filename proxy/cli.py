@@ -42,6 +42,8 @@ from proxy.routing import Route
 from proxy.target import TargetRules, canonical
 from proxy.telemetry import logs
 from proxy.throttle.local import LocalLimiter
+from proxy.workers.link import Worker
+from proxy.workers.parent import processors, supervise
 
 Result = TypeVar("Result")
 policy_option = click.option(
@@ -76,8 +78,10 @@ def run(path: Path, log_level: str) -> None:
     policy = _load(path)
     logs.configure(log_level)
     faulthandler.enable()
+    count = processors() if policy.workers == "auto" else policy.workers
+    several = count > 1 and Worker.of(os.environ) is None
     try:
-        status = uvloop.run(serve(policy, path))
+        status = uvloop.run(supervise(policy, path, count, log_level) if several else serve(policy, path))
     except OSError as error:
         click.echo(_cannot_listen(policy, error), err=True)
         status = 1

@@ -99,6 +99,13 @@ ALLOWED = {
         "proxy.proxy_protocol",
         "proxy.tls",
     },
+    "proxy.workers.counts": set(),
+    "proxy.workers.frames": set(),
+    "proxy.workers.merge": set(),
+    "proxy.workers.link": {"proxy.fleet.board", "proxy.throttle", "proxy.workers"},
+    "proxy.workers.hub": {"proxy.fleet.board", "proxy.throttle", "proxy.workers.frames"},
+    "proxy.workers.admin": {"proxy.listener.door", "proxy.workers"},
+    "proxy.workers.parent": {"proxy.listener.door", "proxy.policy.model", "proxy.workers"},
     "proxy.admin": {
         "breaker",
         "proxy.addresses",

@@ -77,9 +77,9 @@ class Admin:
         )
         return app
 
-    async def start(self, given: list[socket.socket] | None = None) -> None:
-        """On a socket that was `given`, or on the policy's address. Raises OSError."""
-        host, port = self._proxy.policy.admin.address
+    async def start(self, given: list[socket.socket] | None = None, place: str = "") -> None:
+        """On a socket that was `given`, at a Unix socket's `place`, or on the policy's address. Raises OSError."""
+        host, port = (place, 0) if place else self._proxy.policy.admin.address
         self._runner = web.AppRunner(self.application(), access_log=None, handle_signals=False)
         await self._runner.setup()
         if given:

@@ -12,10 +12,10 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.policy.document import read
 from proxy.policy.findings import Finding, PolicyError
@@ -32,6 +32,8 @@ HISTORY = 60
 """Ticks of counts that are kept: what was usual before a swap."""
 AT_START = (("listener", "unix"), ("admin", "address"), ("redis",), ("workers",))
 """What is opened once, and can't be changed in a running process."""
+OF_WORKERS = (("listener", "address"), ("listener", "redirect"))
+"""Of several workers their parent opens the sockets."""
 WORDS = ("applied", "refused", "reverted")
 
 
@@ -90,7 +92,9 @@ class Reloader:
         self._history = History()
         self._trial: Trial | None = None
         self._task: asyncio.Task[None] | None = None
-        self._asked: set[asyncio.Task[Outcome]] = set()
+        self._asked: set[asyncio.Task[Any]] = set()
+        self.on_revert: list[Callable[[str, str], None]] = []
+        """Told the revision that was taken back, and why."""
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._watch(), name="policy")
@@ -147,7 +151,7 @@ class Reloader:
         """Raises PolicyError with each part that differs and needs a restart."""
         findings = []
         document = read(self.path, os.environ if self._environment is None else self._environment)
-        for path in AT_START:
+        for path in AT_START + OF_WORKERS * (self._proxy.link is not None):
             before, after = _part(old, path), _part(new, path)
             if before != after:
                 line, column = document.place(path, key=True)
@@ -189,23 +193,35 @@ class Reloader:
         bad, every = bad - trial.bad, every - trial.all
         share = bad / every if every else 0.0
         if every >= terms.of_at_least and share > trial.usual + terms.above:
-            async with self._busy:
-                self._trial = None
-                refused = self.revision
-                await self._proxy.apply(trial.before)
-                self.revision = self._proxy.revision = trial.revision
-                self.applied_at = time.time()
-                self.counts["reverted"] += 1
-                what = (
-                    f"revision {refused}: {share:.0%} of {every} answers were refusals or failures, "
-                    f"{trial.usual:.0%} before; revision {trial.revision} is back"
-                )
-                self.last = Outcome("reverted", trial.revision, (what,))
-                log.error("policy reverted: %s", what)
-                self._history.ticks.clear()
+            refused = self.revision
+            what = (
+                f"revision {refused}: {share:.0%} of {every} answers were refusals or failures, "
+                f"{trial.usual:.0%} before; revision {trial.revision} is back"
+            )
+            await self._take_back(trial, what)
+            for told in self.on_revert:
+                told(refused, what)
         elif asyncio.get_running_loop().time() >= trial.ends:
             self._trial = None
             self._history.ticks.clear()
+
+    async def _take_back(self, trial: Trial, what: str) -> None:
+        async with self._busy:
+            self._trial = None
+            await self._proxy.apply(trial.before)
+            self.revision = self._proxy.revision = trial.revision
+            self.applied_at = time.time()
+            self.counts["reverted"] += 1
+            self.last = Outcome("reverted", trial.revision, (what,))
+            log.error("policy reverted: %s", what)
+            self._history.ticks.clear()
+
+    def revert(self, revision: str, what: str) -> None:
+        """Another worker has taken that revision back; so does this one, where it is on trial here."""
+        if self._trial is not None and self.revision == revision:
+            task = asyncio.get_running_loop().create_task(self._take_back(self._trial, what), name="revert")
+            self._asked.add(task)
+            task.add_done_callback(self._asked.discard)
 
 
 def _part(policy: Policy, path: tuple[str, ...]) -> object:

@@ -53,7 +53,8 @@ def read_state(value: str) -> Agreed:
 
 
 class SharedBreaker:
-    """`peers` tells how many sidecars live, `available` whether the fleet can be heard; `quorum` -1 for most."""
+    """`peers` tells how many sidecars live, `available` whether the fleet can be heard; `quorum` -1 for most, and
+    `least` votes at least, where there are so many. The workers of one sidecar have one link, and `least` is 1."""
 
     def __init__(
         self,
@@ -66,7 +67,9 @@ class SharedBreaker:
         available: Callable[[], bool],
         propose: Propose,
         clock: Callable[[], float] = time.monotonic,
+        least: int = 2,
     ) -> None:
+        self._least = least
         self._cluster = cluster
         self._breaker = breaker
         self._board = board
@@ -94,9 +97,9 @@ class SharedBreaker:
 
     @property
     def needed(self) -> int:
-        """Votes that open it for all; at least two where there are two."""
+        """Votes that open it for all."""
         peers = self._peers()
-        return max(min(2, peers), peers // 2 + 1 if self._quorum < 0 else self._quorum)
+        return max(min(self._least, peers), peers // 2 + 1 if self._quorum < 0 else self._quorum)
 
     @property
     def votes(self) -> int:

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from proxy.addresses import Networks, normalise
 from proxy.batch import TickWriter
@@ -32,6 +33,17 @@ log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 0.25
 CERTIFICATE_SECONDS = 1.0
+
+
+class Counts(Protocol):
+    """Connections by key, over all workers of this sidecar."""
+
+    def add(self, key: str, change: int) -> None: ...
+
+    def count(self, key: str) -> int: ...
+
+
+ALL = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +80,7 @@ class Listener:
         name: Callable[[Exchange], None],
         completed: Callable[[Exchange], None],
         rejected: Callable[[Exchange, Rejection], None],
+        counts: Counts | None = None,
     ) -> None:
         self.settings = settings
         self.routes = routes
@@ -83,6 +96,7 @@ class Listener:
         self.first_check = min(settings.timeouts.body_progress, SWEEP_SECONDS * 4)
         self._connections: set[Downstream] = set()
         self._by_client: defaultdict[str, int] = defaultdict(int)
+        self._counts = counts
         self.unrouted = RouteStats("-")
         """Requests that met no route, or were refused before one was looked for."""
         self._arrived: defaultdict[str, int] = defaultdict(int)
@@ -230,15 +244,23 @@ class Listener:
         self._connections.add(connection)
         self.stats.connections_total += 1
         self._by_client[peer.holder] += 1
-        if len(self._connections) > self.settings.max_connections:
+        every, own = len(self._connections), self._by_client[peer.holder]
+        if self._counts is not None:
+            self._counts.add(ALL, 1)
+            self._counts.add(peer.holder, 1)
+            every, own = self._counts.count(ALL), self._counts.count(peer.holder)
+        if every > self.settings.max_connections:
             return f"{self.settings.max_connections} connections are open"
-        if not peer.trusted and self._by_client[peer.holder] > self.settings.per_client:
+        if not peer.trusted and own > self.settings.per_client:
             return f"{self.settings.per_client} connections from this address (of IPv6: its /64) are open"
         return ""
 
     def forget(self, connection: Downstream, peer: Peer) -> None:
         self._connections.discard(connection)
         self._one_left.set()
+        if self._counts is not None:
+            self._counts.add(ALL, -1)
+            self._counts.add(peer.holder, -1)
         left = self._by_client[peer.holder] - 1
         if left:
             self._by_client[peer.holder] = left

@@ -19,7 +19,8 @@ from proxy.upstream.pool import PoolLimits
 from proxy.upstream.retry import NO_RETRIES, RetryTerms
 
 
-def cluster_spec(name: str, model: ClusterModel) -> ClusterSpec:
+def cluster_spec(name: str, model: ClusterModel, workers: int = 1) -> ClusterSpec:
+    """For one of so many workers: each has its share of the bounds."""
     times, breaker, retry, outlier, health = model.timeouts, model.breaker, model.retry, model.outlier, model.health
     kinds, statuses = _counted(breaker)
     adaptive, admission = model.adaptive, model.admission
@@ -27,9 +28,12 @@ def cluster_spec(name: str, model: ClusterModel) -> ClusterSpec:
         name,
         tuple(model.endpoints),
         model.balance,
-        PoolLimits(model.max_connections, model.max_waiting, times.wait, times.connect, times.idle),
-        max_requests=model.max_requests,
-        max_retries=model.max_retries,
+        PoolLimits(
+            -(-model.max_connections // workers), -(-model.max_waiting // workers), times.wait, times.connect,
+            times.idle,
+        ),
+        max_requests=-(-model.max_requests // workers),
+        max_retries=-(-model.max_retries // workers),
         retry=_retry(retry) if retry else NO_RETRIES,
         budget_share=retry.budget if retry else 0.0,
         budget_floor=retry.floor if retry else 0,

@@ -53,6 +53,8 @@ class Shared:
     """What outlives a policy and is one for all sidecars, where there is a store; else for this one."""
 
     limiter: Limiter
+    workers: int = 1
+    """Processes that share what one sidecar may do to its upstreams."""
     bans: Board = field(default_factory=lambda: Board("bans"))
     revoked: Board = field(default_factory=lambda: Board("revoked"))
     breakers: Board = field(default_factory=lambda: Board("breakers"))
@@ -101,7 +103,7 @@ def compile_policy(
     known = {name: cluster.spec for name, cluster in previous.clusters.items()} if previous else {}
     clusters: dict[str, Cluster] = {}
     for name, cluster_model in policy.clusters.items():
-        spec = cluster_spec(name, cluster_model)
+        spec = cluster_spec(name, cluster_model, shared.workers)
         keep = previous is not None and known.get(name) == spec
         clusters[name] = previous.clusters[name] if previous and keep else Cluster(spec, loop)
     counted = {route.name: route.stats for route in previous.routes.routes} if previous else {}

@@ -79,6 +79,7 @@ class DefaultsModel(Model):
 
 class Policy(Model):
     version: Literal[1]
+    workers: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = 1
     listener: ListenerModel
     admin: AdminModel
     trusted_proxies: Networks = []

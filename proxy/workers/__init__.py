@@ -1,0 +1,1 @@
+"""Several processes of one sidecar: a parent that owns the sockets and the admin, and workers that serve."""
