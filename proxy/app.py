@@ -333,6 +333,7 @@ class Proxy:
         if self.redis is not None:
             await self.redis.close()
         if self.link is not None:
+            self.link.last(self.metrics.expose().decode())
             await self.link.close()
         if self.access_log is not None:
             await self.access_log.close()

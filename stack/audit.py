@@ -6,8 +6,10 @@ What could not be looked at is said, and counts as a finding with `--strict`: a 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ LOCKS = ("requirements.lock", "requirements-dev.lock")
 CODE = ("proxy", "upstream_app", "breaker", "stack", "chaos")
 BASELINE = ".secrets.baseline"
 DEADLINE = 300
+ONLY_MOVED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,14 @@ def images() -> Told:
 
 
 def secrets(files: list[str]) -> Told:
-    """Those that are in the baseline were looked at: examples, and inputs of tests."""
-    done = ran("detect-secrets-hook", "--baseline", BASELINE, *files)
-    return Told("secrets in the tree", not done.returncode, done.stdout + done.stderr)
+    """Those that are in the baseline were looked at: examples, and inputs of tests.
+
+    A known one that stands on another line now is no finding; the scan writes its new line into a copy, never here.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        baseline = shutil.copy(ROOT / BASELINE, place)
+        done = ran("detect-secrets-hook", "--baseline", baseline, *files)
+    return Told("secrets in the tree", done.returncode in {0, ONLY_MOVED}, done.stdout + done.stderr)
 
 
 def tracked() -> list[str]:

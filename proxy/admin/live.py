@@ -77,6 +77,7 @@ class Watch:
             "time": time.time(),
             "state": "degraded" if state == "ready" and proxy.degraded else state,
             "degraded": proxy.degraded,
+            "worker": [proxy.link.worker.index, proxy.link.worker.count] if proxy.link is not None else None,
             "process": {
                 "cpu": round((now.cpu - before.cpu) / seconds, 3),
                 "memory": _resident(),

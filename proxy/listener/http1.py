@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 DRAIN_LIMIT = 256 * 1024
 """Bytes of a refused or unwanted body that are read and dropped so that the connection can stay."""
 LINGER_SECONDS = 2.0
+PARTING_SECONDS = 1.0
+"""What an idle connection has for one more request when the listener drains, so that none meets a closed door."""
 ALLOW = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 """What OPTIONS * is told (RFC 9110 section 9.3.7): what the proxy itself speaks, whatever the routes take."""
 NEVER = float("inf")
@@ -522,13 +524,17 @@ class Downstream(asyncio.Protocol):
             self._transport.abort()
 
     def close_if_idle(self, seconds: float) -> None:
-        """Draining: a connection that waits for its next request ends; a WebSocket is told within that time."""
+        """Draining: a connection that waits for its next request ends soon; a WebSocket is told within that time.
+
+        A request that is under way while it waits is answered, and told that it is the last (RFC 9112 section 9.6).
+        """
         self.may_keep_alive = False
         if self._state == TUNNEL:
             self._forward.drain(seconds)
-        waits = self._state == BUSY and self._forward.exchange is None
-        if waits or (self._state == HEAD and not self._parser.begun):
+        elif self._state == BUSY and self._forward.exchange is None:
             self._close()
+        elif self._state == HEAD and not self._parser.begun:
+            self.deadline = min(self.deadline, self._loop.time() + min(seconds / 2, PARTING_SECONDS))
 
     def _reset(self) -> None:
         """HTTP/1.0 knows an answer's end by the connection's: only a reset says that it broke off."""

@@ -31,6 +31,7 @@ class Said(NamedTuple):
     """A worker's answer."""
 
     worker: int
+    number: int
     status: int
     headers: dict[str, str]
     body: bytes
@@ -100,10 +101,10 @@ class ParentAdmin:
                 body = await answer.read()
                 told = await answer.json() if answer.content_type == "application/json" else None
                 kept = {name: value for name, value in answer.headers.items() if name.lower() not in _CONNECTION}
-                return Said(process.slot, answer.status, kept, body, told)
+                return Said(process.slot, process.number, answer.status, kept, body, told)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             why = {"error": f"worker {process.slot} does not answer: {type(error).__name__}"}
-            return Said(process.slot, 502, {}, b"", why)
+            return Said(process.slot, process.number, 502, {}, b"", why)
 
     async def _all(self, request: web.Request, path: str = "") -> list[Said]:
         """Of every worker that serves. Raises what the asker gets where one refuses, or where there is none."""
@@ -141,8 +142,8 @@ class ParentAdmin:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         for one in await self._all(request):
-            if one.status == 200:
-                self.metrics.see(self._parent.slots[one.worker].number, parsed(one.body.decode()))
+            if one.status == 200 and self._parent.runs(one.number):
+                self.metrics.see(one.number, parsed(one.body.decode()))
         return web.Response(
             body=self.metrics.expose(self._own()), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
@@ -157,7 +158,9 @@ class ParentAdmin:
         return [serving, restarts]
 
     async def _workers(self, request: web.Request) -> web.Response:
-        await self._all(request, "/policy")
+        """Told also while none serves, unless a token guards it that only a worker can check."""
+        if self._parent.serving or self._parent.policy.admin.token is not None:
+            await self._all(request, "/policy")
         return web.json_response(self._parent.told())
 
     async def _restart(self, request: web.Request) -> web.Response:
@@ -183,8 +186,6 @@ class ParentAdmin:
         answer = await self._ask(serving[0], request)
         if answer.status != 200:
             return _passed_on(answer)
-        others = {**request.headers}
-        others.pop("If-Match", None)
         for process in serving[1:]:
             said = await self._ask(process, _without(request, "If-Match"))
             if said.status != 200:
@@ -194,7 +195,7 @@ class ParentAdmin:
     async def _decisions(self, request: web.Request) -> web.Response:
         top = request.query.get("top", "50")
         found = [row for one in await self._all(request) for row in (one.json or {}).get("decisions", ())]
-        found.sort(key=lambda row: str(row.get("time", "")), reverse=True)
+        found.sort(key=lambda row: float(row["time"]), reverse=True)
         return web.json_response({"decisions": found[: int(top) if top.isdigit() else 50]})
 
     async def _decision(self, request: web.Request) -> web.Response:

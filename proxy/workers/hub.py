@@ -21,21 +21,30 @@ log = logging.getLogger(__name__)
 class Hub:
     """`attach` takes a worker's end of a socket pair; what the worker held is given back when it goes."""
 
-    def __init__(self, ready: Callable[[int], None]) -> None:
-        """`ready` is told the number of each worker that serves."""
+    def __init__(self, ready: Callable[[int], None], last: Callable[[int, str], None]) -> None:
+        """`ready` is told the number of each worker that serves; `last` its metrics' page once it has drained."""
         self._ready = ready
+        self._last = last
         self._limiter = LocalLimiter(lambda: time.monotonic() * 1000)
         self._boards: dict[str, Board] = {}
         self._channels: dict[int, Channel] = {}
         self._held: dict[int, dict[str, list[Charge]]] = {}
         self.decisions = 0
 
-    async def attach(self, sock: socket.socket, number: int) -> None:
-        channel = Channel(lambda message: self._heard(number, message), lambda: self._gone(number))
+    async def attach(self, sock: socket.socket, number: int) -> asyncio.Event:
+        """What it gives is set once all that the worker said was heard, and its end is closed."""
+        gone = asyncio.Event()
+
+        def lost() -> None:
+            self._gone(number)
+            gone.set()
+
+        channel = Channel(lambda message: self._heard(number, message), lost)
         self._channels[number] = channel
         self._held[number] = {}
         sock.setblocking(False)
         await asyncio.get_running_loop().create_connection(lambda: channel, sock=sock)
+        return gone
 
     def close(self) -> None:
         for channel in list(self._channels.values()):
@@ -66,6 +75,8 @@ class Hub:
             self._tell(("revert", *rest), but=number)
         elif kind == "ready":
             self._ready(number)
+        elif kind == "last":
+            self._last(number, *rest)
 
     def _decide(self, number: int, asked: int, rows: list[tuple[Any, ...]], reservation: str) -> None:
         self.decisions += 1

@@ -89,6 +89,10 @@ class Link:
     def ready(self) -> None:
         self._channel.send("ready")
 
+    def last(self, metrics: str) -> None:
+        """Nothing is counted after this."""
+        self._channel.send("last", metrics)
+
     def reverted(self, revision: str, why: str) -> None:
         self._channel.send("reverted", revision, why)
 

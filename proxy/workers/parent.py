@@ -26,6 +26,7 @@ from proxy.workers.admin import ParentAdmin
 from proxy.workers.counts import SharedCounts, memory
 from proxy.workers.hub import Hub
 from proxy.workers.link import VARIABLE, Worker
+from proxy.workers.merge import parsed
 
 if TYPE_CHECKING:
     from proxy.policy.model import Policy
@@ -50,14 +51,21 @@ class Process:
     column: int
     admin: str
     running: asyncio.subprocess.Process
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = field(default_factory=time.time)
     ended: asyncio.Task[int] | None = None
 
     async def wait(self) -> int:
+        """Its status, once it has ended and all that it said was heard."""
         if self.ended is None:
-            self.ended = asyncio.create_task(self.running.wait())
+            self.ended = asyncio.create_task(self._end())
         return await asyncio.shield(self.ended)
+
+    async def _end(self) -> int:
+        status = await self.running.wait()
+        await self.gone.wait()
+        return status
 
 
 @dataclass(slots=True)
@@ -72,10 +80,6 @@ class Slot:
     replace: asyncio.Future[str] | None = None
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
-    @property
-    def number(self) -> int:
-        return self.current.number if self.current else -1
-
 
 class Parent:
     def __init__(self, policy: Policy, path: Path, count: int, log_level: str) -> None:
@@ -87,8 +91,7 @@ class Parent:
         self.admin = ParentAdmin(self)
         self._path = path
         self._log_level = log_level
-        self._at_once = asyncio.Event()
-        self._hub = Hub(lambda number: self._is_ready(number))
+        self._hub = Hub(self._is_ready, self._is_last)
         self._memory = memory(2 * count)
         self._counts = SharedCounts(self._memory, 2 * count)
         self._processes: dict[int, Process] = {}
@@ -103,6 +106,9 @@ class Parent:
     def serving(self) -> list[Process]:
         found = [slot.current for slot in self.slots if slot.current is not None]
         return [one for one in found if one.ready.is_set() and one.running.returncode is None]
+
+    def runs(self, number: int) -> bool:
+        return number in self._processes
 
     @property
     def started(self) -> bool:
@@ -182,9 +188,8 @@ class Parent:
 
     def _on_stop(self) -> None:
         if self.stopping.is_set():
-            self._at_once.set()
             for process in self._processes.values():
-                _tell(process, signal.SIGTERM)
+                _tell(process, signal.SIGINT)
         self.stopping.set()
         for slot in self.slots:
             slot.wake.set()
@@ -239,12 +244,15 @@ class Parent:
             theirs.close()
         process = Process(slot.index, number, column, admin, running)
         self._processes[number] = process
-        await self._hub.attach(ours, number)
+        process.gone = await self._hub.attach(ours, number)
         return process
 
     def _is_ready(self, number: int) -> None:
         if number in self._processes:
             self._processes[number].ready.set()
+
+    def _is_last(self, number: int, metrics: str) -> None:
+        self.admin.metrics.see(number, parsed(metrics))
 
     async def _keep(self, slot: Slot) -> int:
         """Until all stop; the status of the last process. A first process that can't serve ends them all."""

@@ -215,6 +215,7 @@ function show() {
     ["Connections", now.process.connections],
     ["Store", !store ? "" : store.available ? `${store.ms} ms, ${store.peers} sidecars` : "away"],
     ["Policy", now.policy.revision],
+    ["Worker", now.worker ? `${now.worker[0]} of 0–${now.worker[1] - 1}, another by ?worker=N` : ""],
   ]);
   at("alert").hidden = !now.degraded;
   put(at("alert"), now.degraded);
@@ -303,7 +304,7 @@ function token() {
 }
 
 async function follow() {
-  const answer = await asked("/ui/events");
+  const answer = await asked("/ui/events" + location.search);
   if (answer.status === 401) {
     await token();
     return;
