@@ -317,6 +317,11 @@ class Proxy:
         if link is not None:
             link.ready()
 
+    def end(self) -> None:
+        """Whoever hears that it is not ready any more has also heard that its connections close."""
+        self.listener.begin_drain(self.policy.listener.drain)
+        self.stopping.set()
+
     async def stop(self, drain: float) -> bool:
         """Drain and give everything back; True where every exchange ended in time."""
         if self.reloader is not None:
@@ -351,7 +356,7 @@ async def serve(policy: Policy, path: Path | None = None) -> int:
     SIGHUP reads the policy's file again.
     """
     worker = Worker.of(os.environ)
-    link = Link(worker, lambda: proxy.stopping.set()) if worker else None
+    link = Link(worker, lambda: proxy.end()) if worker else None
     proxy = Proxy(policy, path, link)
     loop = asyncio.get_running_loop()
     at_once = asyncio.Event()
@@ -359,7 +364,7 @@ async def serve(policy: Policy, path: Path | None = None) -> int:
     def on_signal() -> None:
         if proxy.stopping.is_set():
             at_once.set()
-        proxy.stopping.set()
+        proxy.end()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         loop.add_signal_handler(number, on_signal)

@@ -355,7 +355,7 @@ class Admin:
         return web.json_response({"status": "draining"})
 
     async def _quit(self, _: web.Request) -> web.Response:
-        self._proxy.stopping.set()
+        self._proxy.end()
         return web.json_response({"status": "stopping"})
 
     async def _loglevel(self, request: web.Request) -> web.Response:

@@ -89,6 +89,7 @@ class Listener:
         self.loop = asyncio.get_running_loop()
         self.stats = ListenerStats()
         self.draining = False
+        self._parting = False
         self.guard = OverloadGuard(settings.overload)
         self.name = name
         self.on_exchange_end = completed
@@ -299,12 +300,18 @@ class Listener:
                 self._retired.remove(cluster)
                 await cluster.close()
 
+    def begin_drain(self, seconds: float) -> None:
+        """From now on every answer is its connection's last, and who waits for a next request is let go soon."""
+        self.draining = True
+        if not self._parting:
+            self._parting = True
+            for connection in list(self._connections):
+                connection.close_if_idle(seconds)
+
     async def drain(self, seconds: float) -> bool:
         """Take no more connections, let exchanges end; True where all ended in time, else what is left is cut."""
-        self.draining = True
+        self.begin_drain(seconds)
         await self._close_doors()
-        for connection in list(self._connections):
-            connection.close_if_idle(seconds)
         try:
             async with asyncio.timeout(seconds):
                 while self._connections:

@@ -243,7 +243,7 @@ class ParentAdmin:
 
     async def _quit(self, request: web.Request) -> web.Response:
         await self._permitted(request)
-        self._parent.stopping.set()
+        self._parent.stop()
         return web.json_response({"status": "stopping"})
 
     def _chosen(self, request: web.Request) -> Process:

@@ -139,7 +139,7 @@ class Parent:
         """Until told to stop. 0 where every worker drained, else 1. Raises OSError where an address can't be had."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            loop.add_signal_handler(number, self._on_stop)
+            loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         loop.add_signal_handler(signal.SIGUSR2, lambda: self._own(self.roll()))
         given = inherited(os.environ)
@@ -186,7 +186,8 @@ class Parent:
             await asyncio.sleep(SWEEP_SECONDS)
             self._hub.sweep()
 
-    def _on_stop(self) -> None:
+    def stop(self) -> None:
+        """Drain all; told again, end them at once."""
         if self.stopping.is_set():
             for process in self._processes.values():
                 _tell(process, signal.SIGINT)
@@ -269,7 +270,7 @@ class Parent:
             lived = time.time() - process.began
             if not process.ready.is_set() and not self.started:
                 log.error("a worker could not start", worker=slot.index, status=status)
-                self._on_stop()
+                self.stop()
                 return status or 1
             pause = BACKOFF_FROM if lived > GOOD_SECONDS else min(2 * pause, BACKOFF_TO)
             log.error("worker died", worker=slot.index, pid=process.running.pid, status=status, restarts_in=pause)

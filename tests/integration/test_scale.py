@@ -112,7 +112,7 @@ async def test_slow_heads_do_not_slow_others(upstream: ScriptedUpstream) -> None
             drip.cancel()
             for _, writer in slow:
                 writer.close()
-        assert beside <= max(2 * alone, alone + 0.02), f"p99 {alone * 1000:.1f} → {beside * 1000:.1f} ms"
+        assert beside <= max(2 * alone, alone + 0.05), f"p99 {alone * 1000:.1f} → {beside * 1000:.1f} ms"
 
 
 def swallow(server: socket.socket, size: int) -> None:

@@ -410,3 +410,10 @@ async def test_one_worker_is_one_process(sidecar: Sidecar) -> None:
     await sidecar.start(workers=1)
     assert await sidecar.status("/workers") == 404
     assert await sidecar.get() == 200
+
+
+async def test_the_admin_ends_all_for_jobs(sidecar: Sidecar) -> None:
+    await sidecar.start()
+    assert await sidecar.status("/quitquitquit", "POST") == 200
+    assert sidecar.process is not None
+    assert await asyncio.wait_for(sidecar.process.wait(), 20) == 0
