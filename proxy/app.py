@@ -79,6 +79,7 @@ class Proxy:
         for cluster in self.compiled.clusters.values():
             self._listen_to(cluster)
         self.fleet = self._fleet()
+        self._follow_edges()
         if link is not None:
             self._join(link)
         self.key_sources = [self._key_source(*one) for one in self.compiled.key_rings]
@@ -95,7 +96,14 @@ class Proxy:
             counts=link.counts if link else None,
         )
         self.metrics = Metrics(
-            self.listener, self.access_log, self.compiled, self.limiting, self.fleet, self.key_sources, self.reloader
+            self.listener,
+            self.access_log,
+            self.compiled,
+            self.limiting,
+            self.fleet,
+            self.key_sources,
+            self.reloader,
+            self.shared,
         )
         self.admin = Admin(self)
         self._events_second = 0
@@ -111,17 +119,25 @@ class Proxy:
         if limiting is None or self.policy.redis is None:
             return None
         account = address_of(self.policy.redis)
-        boards = (self.shared.bans, self.shared.revoked, self.shared.breakers)
+        shared = self.shared
+        boards = (shared.bans, shared.revoked, shared.breakers, shared.purges, shared.purged)
         fleet = Fleet(limiting.store, account, self.policy.redis.prefix, boards)
         for cluster in self.compiled.clusters.values():
             self._share_breaker(cluster, fleet, limiting)
         return fleet
 
+    def _follow_edges(self) -> None:
+        """How many processes have to forget what is purged."""
+        edges, limiting, link = self.shared.edges, self.limiting, self.link
+        if edges is not None:
+            alone = link.worker.count if link is not None else 1
+            edges.peers = (lambda: limiting.peers) if limiting is not None else (lambda: alone)
+
     def _join(self, link: Link) -> None:
         """What the workers of this sidecar know together; bans and the like by the store, where there is one."""
         boards = [self._own_breakers]
         if self.redis is None:
-            boards += [self.shared.bans, self.shared.revoked]
+            boards += [self.shared.bans, self.shared.revoked, self.shared.purges, self.shared.purged]
         link.join(boards)
         for cluster in self.compiled.clusters.values():
             self._share_with_workers(cluster, link)
@@ -190,6 +206,7 @@ class Proxy:
             self.fleet = self._fleet()
             if self.fleet is not None and self.started:
                 await self._begin_limiting()
+        self._follow_edges()
         self._log_accesses(policy)
         self.metrics.follow(compiled, self.limiting, self.fleet, sources)
         for source in old_sources:

@@ -110,6 +110,11 @@ class Exchange:
     failure = ""
     decision = b""
     """The id of its refusal, for who asks why."""
+    cached = ""
+    """What the route's cache made of it; empty where it has none."""
+    sent: Headers | None = None
+    """The fields for the upstream, where a cache changes them; `headers` stay what was received."""
+    sent_query: bytes | None = None
 
     def __init__(self, method: bytes, minor: int, headers: Headers, peer: str, started: float) -> None:
         self.method = method

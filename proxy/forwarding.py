@@ -157,13 +157,14 @@ def _lines(chain: bytes, node: bytes, scheme: bytes, host: bytes, earlier: bytes
 
 def request_head(exchange: Exchange, length: int, endpoint: str, extra: bytes = b"") -> bytes:
     """The head as the upstream gets it; `length` is the body's framing, `extra` lines of this attempt."""
-    headers = exchange.headers
+    headers = exchange.sent or exchange.headers
     index = headers.index
     encoded = headers.encoded
     if encoded is None:
         strip = with_named(STRIPPED, headers) if b"connection" in index else STRIPPED
         encoded = headers.encoded = b"".join([b"%b: %b\r\n" % pair for pair in headers.pairs if pair[0] not in strip])
-    lines = [b"%b %b%b HTTP/1.1\r\n" % (exchange.method, exchange.path, exchange.query), encoded, *exchange.asserted]
+    query = exchange.query if exchange.sent_query is None else exchange.sent_query
+    lines = [b"%b %b%b HTTP/1.1\r\n" % (exchange.method, exchange.path, query), encoded, *exchange.asserted]
     if b"via" in index:
         lines.append(b"via: %b, 1.%d %b\r\n" % (b", ".join(headers.all(b"via")), exchange.minor, PSEUDONYM))
     else:

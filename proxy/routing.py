@@ -16,6 +16,7 @@ from proxy.filter import FilterChain
 from proxy.websocket.terms import PLAIN, SocketTerms
 
 if TYPE_CHECKING:
+    from proxy.cache.edge import Edge
     from proxy.listener.fallback import Fallback
     from proxy.telemetry.stats import RouteStats
     from proxy.upstream.cluster import Cluster
@@ -64,6 +65,8 @@ class Route:
     priority: int = 2
     """0 critical to 3 low: who is refused first where there is too much."""
     fallback: Fallback | None = None
+    edge: Edge | None = None
+    """Its cache, or one that only hears of what is written here."""
     order: int = field(default=0)
     label: bytes = field(init=False)
     conditional: bool = field(init=False)

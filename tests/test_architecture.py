@@ -37,6 +37,11 @@ ALLOWED = {
         "proxy.fleet.board",
     },
     "proxy.inspect": {"proxy.inspect", "proxy.rejection"},
+    "proxy.cache.fields": set(),
+    "proxy.cache.freshness": {"proxy.cache.fields", "proxy.headers"},
+    "proxy.cache.store": {"proxy.cache.freshness", "proxy.headers"},
+    "proxy.cache.flight": {"proxy.filter"},
+    "proxy.cache": {"proxy.cache", "proxy.exchange", "proxy.filter", "proxy.fleet.board", "proxy.headers"},
     "proxy.inspecting": {"proxy.filters.inspection", "proxy.inspect"},
     "proxy.batch": set(),
     "proxy.proxy_protocol": set(),
@@ -73,6 +78,7 @@ ALLOWED = {
     "breaker": {"breaker"},
     "proxy.forwarding": {"proxy.addresses", "proxy.exchange", "proxy.headers", "proxy.http1", "proxy.tls"},
     "proxy.routing": {
+        "proxy.cache.edge",
         "proxy.exchange",
         "proxy.filter",
         "proxy.listener.fallback",
@@ -83,6 +89,7 @@ ALLOWED = {
     "proxy.listener": {
         "proxy.addresses",
         "proxy.batch",
+        "proxy.cache.edge",
         "proxy.exchange",
         "proxy.filter",
         "proxy.forwarding",
@@ -111,6 +118,7 @@ ALLOWED = {
         "proxy.addresses",
         "proxy.admin",
         "proxy.app",
+        "proxy.cache.store",
         "proxy.control.reload",
         "proxy.telemetry",
         "proxy.upstream.cluster",
@@ -138,6 +146,7 @@ ALLOWED = {
     "proxy.policy.values": set(),
     "proxy.policy.compile": {
         "proxy.addresses",
+        "proxy.cache",
         "proxy.entropy",
         "proxy.filter",
         "proxy.filters",

@@ -19,6 +19,7 @@ from aiohttp import web
 
 from proxy.addresses import holder, normalise
 from proxy.admin.page import FILES, Page
+from proxy.cache.store import Purge
 from proxy.listener.door import DoorTerms, bound
 from proxy.telemetry import logs
 
@@ -63,6 +64,8 @@ class Admin:
                 web.get("/limits", self._limits),
                 web.get("/limits/usage", self._usage),
                 web.get("/websockets", self._websockets),
+                web.get("/cache", self._cache),
+                web.post("/cache/purge", self._purge),
                 web.get("/bans", self._bans),
                 web.post("/bans", self._ban),
                 web.post("/bans/lift", self._lift),
@@ -318,6 +321,28 @@ class Admin:
         sessions = sorted(self._proxy.listener.sessions, key=lambda one: one.opened)
         shown = [one.shown(now) for one in sessions[: min(1000, int(top)) if top.isdigit() else 100]]
         return web.json_response({"open": len(sessions), "websockets": shown})
+
+    async def _cache(self, request: web.Request) -> web.Response:
+        """What is kept and what it was good for; `?top=20` of the hottest, the largest, and the tags."""
+        edges, top = self._proxy.shared.edges, request.query.get("top", "20")
+        if edges is None:
+            return web.json_response({"error": "no rule of the policy keeps answers"}, status=404)
+        return web.json_response(edges.told(min(1000, int(top)) if top.isdigit() else 20))
+
+    async def _purge(self, request: web.Request) -> web.Response:
+        """`?tag=`, `?url=host/path?query`, `?prefix=host/path` or `?all=1`; with `soft=1` what it meets may be served
+        stale. 200 once every sidecar has done it, 504 where one did not say so in time."""
+        edges = self._proxy.shared.edges
+        if edges is None:
+            return web.json_response({"error": "no rule of the policy keeps answers"}, status=404)
+        given = [(kind, request.query[kind]) for kind in ("tag", "url", "prefix", "all") if kind in request.query]
+        if len(given) != 1 or not given[0][1] or "\n" in given[0][1]:
+            hint = "say what: one of tag=…, url=host/path?query, prefix=host/path, all=1; soft=1 to serve it stale"
+            return web.json_response({"error": hint}, status=400)
+        kind, value = given[0]
+        met, confirmed, peers = await edges.purge(Purge(kind, value, request.query.get("soft", "") == "1"))
+        told = {"purged_here": met, "confirmed": confirmed, "sidecars": peers}
+        return web.json_response(told, status=200 if confirmed >= peers else 504)
 
     async def _bans(self, _: web.Request) -> web.Response:
         bans = [

@@ -15,9 +15,9 @@ from proxy.exchange import Answered, Exchange, Payload, Response
 from proxy.filter import Deferred, Watch
 from proxy.headers import Headers
 from proxy.http1.framing import CHUNKED, NO_BODY
+from proxy.listener.cached import Cached
 from proxy.listener.fallback import Keeper
 from proxy.listener.rescue import refusal
-from proxy.listener.sockets import Sockets
 from proxy.rejection import (
     BodyTooLarge,
     InternalError,
@@ -36,12 +36,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Forwarder(Sockets):
-    __slots__ = ("_buffered", "_keeper", "_length", "_response_body", "_response_head", "_task", "_watch")
+class Forwarder(Cached):
+    __slots__ = ("_buffered", "_keeper", "_length", "_response_body", "_response_head", "_watch")
 
     def __init__(self, client: Downstream, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(client, loop)
-        self._task: asyncio.Future[None] | Deferred | None = None
         self._response_body: list[bytes] = []
         self._keeper: Keeper | None = None
         self._watch: Watch | None = None
@@ -139,7 +138,15 @@ class Forwarder(Sockets):
             if self.upload.ended:
                 self._collected()
         else:
+            self._onward()
+
+    def _onward(self) -> None:
+        """Nothing is to be judged any more before the upstream is asked."""
+        edge = self._route.edge
+        if edge is None or self._current().websocket:
             self._enter()
+        else:
+            self._ask_cache(edge)
 
     def _collected(self) -> None:
         """Judge the whole body. The fields change on a copy: the client's next request may mean the same ones again."""
@@ -153,7 +160,7 @@ class Forwarder(Sockets):
             exchange.headers = Headers(list(exchange.headers.pairs))
             exchange.headers.set(b"content-length", b"%d" % upload.length)
 
-        self._spawn(judge(), self._enter)
+        self._spawn(judge(), self._onward)
 
     def on_client_data(self, data: bytes) -> None:
         exchange, upload = self._current(), self.upload
@@ -206,9 +213,13 @@ class Forwarder(Sockets):
         if self._hedge is not None:
             self._hedge.cancel()
             self._hedge = None
-        if status >= 400 and self._instead(status, response):
-            return
         route = self._route
+        if status >= 400 and self._retried(status, response):
+            return
+        if route.edge is not None and self._from_cache(response):
+            return
+        if status >= 400 and self._instead(status):
+            return
         if route.fallback is not None:
             self._keeper = route.fallback.keeper(exchange, response)
         try:
@@ -227,8 +238,7 @@ class Forwarder(Sockets):
             return
         if self._watch is not None:
             self._see(self._watch, data, ended)
-        if self._keeper is not None:
-            self._keeper.feed(data, ended)
+        self._keep(data, ended)
         if ended:
             trailers = self._trailers_of(ended) if length == CHUNKED else []
             self._answer.head(response, length, data, True, trailers)
@@ -239,12 +249,14 @@ class Forwarder(Sockets):
             if self._client.blocked_for(self._upstream_at):
                 self.on_client_writable(False)
 
-    def _instead(self, status: int, response: Response) -> bool:
-        """Another attempt, or the route's fallback, in place of this answer."""
+    def _retried(self, status: int, response: Response) -> bool:
+        """Another attempt in place of this answer."""
         cluster = self._cluster
         retryable = cluster is not None and status in cluster.retry.statuses
-        if retryable and self._again(str(status), response.headers.get(b"retry-after")):
-            return True
+        return retryable and self._again(str(status), response.headers.get(b"retry-after"))
+
+    def _instead(self, status: int) -> bool:
+        """The route's fallback in place of this answer."""
         fallback = self._route.fallback
         return fallback is not None and str(status) in fallback.kinds and self._fall_back(str(status))
 
@@ -281,13 +293,19 @@ class Forwarder(Sockets):
         if self._response_head is not None:
             self._collect_response(self._response_head, data, ended)
             return
-        if self._keeper is not None:
-            self._keeper.feed(data, ended)
+        self._keep(data, ended)
         if self._watch is not None:
             self._see(self._watch, data, ended)
         self._answer.data(data, ended, self._trailers_of(ended))
         if ended:
             self._finish(clean=True)
+
+    def _keep(self, data: bytes, ended: bool) -> None:
+        """Show a piece of the body, as it goes to the client, to those who keep answers."""
+        if self._keeper is not None:
+            self._keeper.feed(data, ended)
+        if self._ticket is not None:
+            self._ticket.feed(data, ended)
 
     def _trailers_of(self, ended: bool) -> list[Pair]:
         return self._upstream.trailers if ended and self._upstream is not None else []
@@ -336,8 +354,7 @@ class Forwarder(Sockets):
         except Exception:
             self._defect()
             return
-        if self._keeper is not None:
-            self._keeper.feed(found, ended)
+        self._keep(found, ended)
         self._answer.head(response, length, found, ended, trailers)
         if ended:
             self._finish(clean=True)
@@ -350,8 +367,7 @@ class Forwarder(Sockets):
         await self._route.chain.on_upstream_payload(exchange, payload)
         if self._watch is not None:
             payload.data = self._watch.judge(payload.data, whole=True)
-        if self._keeper is not None:
-            self._keeper.feed(payload.data, True)
+        self._keep(payload.data, True)
         if response is not None:
             response.headers.set(b"content-length", b"%d" % len(payload.data))
             self._route.chain.on_response(exchange, response)
@@ -426,6 +442,8 @@ class Forwarder(Sockets):
         """End with an answer of our own, or cut the message where one has begun."""
         exchange = self._current()
         if isinstance(outcome, Rejection):
+            if self._ticket is not None and self._stale_instead(outcome):
+                return
             fallback = self._route.fallback
             if fallback is not None and outcome.reason in fallback.kinds and self._fall_back(outcome.reason):
                 return
@@ -497,4 +515,7 @@ class Forwarder(Sockets):
         if self._buffered:
             self._response_body = []
         self._keeper = self._watch = None
+        ticket, self._ticket, self._waits_until = self._ticket, None, 0.0
+        if ticket is not None:
+            ticket.fail()
         self._client.on_exchange_end(exchange, clean=clean, keep_alive=self._answer.keep_alive)

@@ -6,8 +6,12 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 from proxy.addresses import Networks
+from proxy.cache.edge import Edge, EdgeTerms
+from proxy.cache.edges import Edges
+from proxy.cache.store import Store
 from proxy.entropy import Entropy
 from proxy.filter import Filter, FilterChain, Mode, OnVerdict, Rule
 from proxy.filters import (
@@ -30,6 +34,7 @@ from proxy.filters.throttle import Limit, Usage
 from proxy.fleet.board import Board
 from proxy.headers import ASSERTED
 from proxy.policy.answers import answers_of, cookie_terms
+from proxy.policy.cache import edge_terms
 from proxy.policy.clusters import cluster_spec, fallback_of
 from proxy.policy.helmet import header_set
 from proxy.policy.inspect import contract_of, inspection_of, sanitization_of
@@ -58,6 +63,11 @@ class Shared:
     bans: Board = field(default_factory=lambda: Board("bans"))
     revoked: Board = field(default_factory=lambda: Board("revoked"))
     breakers: Board = field(default_factory=lambda: Board("breakers"))
+    purges: Board = field(default_factory=lambda: Board("purges"))
+    purged: Board = field(default_factory=lambda: Board("purged"))
+    name: str = field(default_factory=lambda: uuid4().hex[:12])
+    edges: Edges | None = None
+    """The cache, from the first policy on that has one."""
 
 
 @dataclass(slots=True)
@@ -140,6 +150,16 @@ def compile_policy(
         plain = policy.usage.keys == "plain"
         return terms_of(name, model, on_verdict, shared.limiter, plain_labels=plain)
 
+    edges = _edges(policy, shared, loop)
+
+    def edge(route: str, used: list[str]) -> Edge | None:
+        model = policy.combined(used).cache
+        if edges is None or model is None or model.mode == "off":
+            return None if edges is None else edges.edge(route, None, EdgeTerms(), shadow=False)
+        name = next(f"{one}.cache" for one in reversed(used) if policy.policies[one].cache)
+        rule = Rule(name, Mode(model.mode), on_verdict)
+        return edges.edge(route, rule, edge_terms(model), shadow=model.mode == "shadow")
+
     routes = []
     for name, model in policy.routes.items():
         used = policy.defaults.use if model.use is None else model.use
@@ -160,6 +180,7 @@ def compile_policy(
                 websocket=model.websocket,
                 priority=PRIORITIES[model.priority],
                 fallback=fallback_of(model.fallback, clusters, loop.time) if model.fallback else None,
+                edge=edge(name, used),
             )
         )
     rings: list[tuple[str, float, KeyRing]] = []
@@ -180,13 +201,25 @@ def compile_policy(
         usage,
         ban_list,
         tuple(rings),
-        uses_boards=any(cluster.spec.shared_quorum for cluster in clusters.values())
+        uses_boards=edges is not None
+        or any(cluster.spec.shared_quorum for cluster in clusters.values())
         or any(
             isinstance(one, Bans) or (isinstance(one, Identity) and one.tokens is not None)
             for made in (default_chain, *(route.chain for route in routes))
             for one in made.filters
         ),
     )
+
+
+def _edges(policy: Policy, shared: Shared, loop: asyncio.AbstractEventLoop) -> Edges | None:
+    """One cache for all routes; it outlives the policy that first asked for it."""
+    if not any(one.cache and one.cache.mode != "off" for one in policy.policies.values()):
+        return None
+    if shared.edges is None:
+        store = Store(policy.cache.memory, policy.cache.variants, loop.time)
+        shared.edges = Edges(shared.name, shared.purges, shared.purged, store, loop.call_soon)
+    shared.edges.resize(policy.cache.memory, policy.cache.variants)
+    return shared.edges
 
 
 def _identity(policy: Policy, on_verdict: OnVerdict, shared: Shared) -> Identity | None:

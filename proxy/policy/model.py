@@ -11,6 +11,7 @@ from pydantic import Field
 
 from proxy.policy.models.answers import CookiesModel, LeaksModel, ReflectionModel
 from proxy.policy.models.base import Model, Name, Networks
+from proxy.policy.models.cache import CacheModel, CacheStoreModel
 from proxy.policy.models.clusters import ClusterModel
 from proxy.policy.models.headers import CorsModel, IpAccessModel, RequestModel, SecurityHeadersModel
 from proxy.policy.models.identity import IdentityModel, RedisModel
@@ -38,6 +39,7 @@ class PolicySet(Model):
     leaks: LeaksModel | None = None
     reflection: ReflectionModel | None = None
     cookies: CookiesModel | None = None
+    cache: CacheModel | None = None
     websocket: WebSocketModel | None = None
 
     def with_later(self, later: PolicySet) -> PolicySet:
@@ -91,6 +93,7 @@ class Policy(Model):
     policies: dict[Name, PolicySet] = {}
     answers: AnswersModel = AnswersModel()
     usage: UsageModel = UsageModel()
+    cache: CacheStoreModel = CacheStoreModel()
     defaults: DefaultsModel = DefaultsModel()
     routes: Annotated[dict[Name, RouteModel], Field(min_length=1)]
 

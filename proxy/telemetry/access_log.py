@@ -96,6 +96,8 @@ class AccessLog:
             self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
         path, route = exchange.path, exchange.route
         more = b',"upstream_ms":%.3f' % (exchange.upstream_time * 1000) if exchange.upstream_time >= 0 else b""
+        if exchange.cached:
+            more += b',"cache":"%b"' % exchange.cached.encode()
         if exchange.rejection or exchange.failure or exchange.verdicts or exchange.websocket:
             more += _unusual(exchange)
         return _LINE % (

@@ -12,12 +12,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from breaker import State
 from proxy import __version__
+from proxy.cache.edges import Edges
 from proxy.control.reload import Reloader
 from proxy.fleet.jwks import KeySource
 from proxy.fleet.redis import Fleet
 from proxy.listener.overload import resident
 from proxy.listener.server import Listener
-from proxy.policy.compile import Compiled
+from proxy.policy.compile import Compiled, Shared
 from proxy.telemetry import logs
 from proxy.telemetry.access_log import AccessLog
 from proxy.throttle.distributed import RedisLimiter
@@ -37,7 +38,9 @@ class Metrics:
         fleet: Fleet | None,
         key_sources: Sequence[KeySource],
         reloader: Reloader | None = None,
+        outlives: Shared | None = None,
     ) -> None:
+        self._outlives = outlives
         self._reloader = reloader
         self._fleet = fleet
         self._key_sources = key_sources
@@ -63,6 +66,8 @@ class Metrics:
         yield from self._process()
         yield from self._limits()
         yield from self._told()
+        if self._outlives is not None and self._outlives.edges is not None:
+            yield from _cache(self._outlives.edges)
         if self._reloader is not None:
             yield from _policy(self._reloader)
 
@@ -277,6 +282,35 @@ class Metrics:
         info = GaugeMetricFamily("proxy_build_info", "Version", labels=["version", "python"])
         info.add_metric([__version__, platform.python_version()], 1)
         yield info
+
+
+def _cache(edges: Edges) -> Iterator[Metric]:
+    """Results are hit, stale, stale-if-error, revalidated, miss, and bypass- with why."""
+    requests = CounterMetricFamily("proxy_cache_requests", "By what the cache made of them", labels=["route", "result"])
+    stored = CounterMetricFamily("proxy_cache_stored", "Answers that were kept", labels=["route"])
+    unkept = CounterMetricFamily("proxy_cache_not_kept", "Answers that were not, and why", labels=["route", "why"])
+    served = CounterMetricFamily("proxy_cache_served_bytes", "Bodies served from it", labels=["route"])
+    fills = CounterMetricFamily("proxy_cache_fill_seconds", "Request to kept answer, added up", labels=["route"])
+    shadow = CounterMetricFamily(
+        "proxy_cache_shadow", "Answers in shadow, beside what would have been served", labels=["route", "body"]
+    )
+    for route, stats in edges.stats.items():
+        for result, count in stats.results.items():
+            requests.add_metric([route, result], count)
+        for why, count in stats.unkept.items():
+            unkept.add_metric([route, why], count)
+        stored.add_metric([route], stats.stored)
+        served.add_metric([route], stats.bytes_served)
+        fills.add_metric([route], stats.fill_seconds)
+        for body, count in (("same", stats.same), ("different", stats.wrong)):
+            shadow.add_metric([route, body], count)
+    yield from (requests, stored, unkept, served, fills, shadow)
+    store = edges.store
+    yield GaugeMetricFamily("proxy_cache_bytes", "Of what is kept, and is on its way in", store.size + store.pending)
+    yield GaugeMetricFamily("proxy_cache_entries", "Answers that are kept", len(store))
+    yield CounterMetricFamily("proxy_cache_evictions", "Answers that went for others", store.stats.evictions)
+    yield CounterMetricFamily("proxy_cache_purged", "Answers that were purged", store.stats.purged)
+    yield CounterMetricFamily("proxy_cache_refused", "Answers with too many under way", store.stats.refused)
 
 
 def _policy(reloader: Reloader) -> Iterator[Metric]:
