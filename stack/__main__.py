@@ -67,7 +67,8 @@ def plan(at: Ports, environment: Mapping[str, str]) -> list[Spec]:
         _free(at.mongodb, "MongoDB", "MONGODB_PORT", "or use the one there: MONGODB_URI=mongodb://127.0.0.1:{port}")
         specs.append(servers.mongo(at.mongodb, data / "mongo"))
         mongodb = f"mongodb://127.0.0.1:{at.mongodb}/simplepro"
-    specs.append(servers.app(at.app, mongodb, redis))
+    edge = {"EDGE_PURGE_URL": f"http://127.0.0.1:{at.admin}", "EDGE_PURGE_TOKEN": environment.get("ADMIN_TOKEN", "")}
+    specs.append(servers.app(at.app, mongodb, redis, edge))
     policy = ROOT / "config" / "simplepro.yaml"
     specs.append(servers.proxy(policy, at.proxy, at.admin, f"127.0.0.1:{at.app}", redis))
     if len({at.proxy, at.admin, at.app, at.redis, at.mongodb}) < len(PORTS):

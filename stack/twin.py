@@ -153,8 +153,9 @@ class Twin:
 
     async def _pod(self, pod: Pod) -> None:
         stores = self.environment
+        edge = {"EDGE_PURGE_URL": f"http://127.0.0.1:{pod.admin}", "EDGE_PURGE_TOKEN": stores.get("ADMIN_TOKEN", "")}
         application = servers.app(
-            pod.app, stores["MONGODB_URI"], stores["REDIS_URL"], {**stores, "MONGODB_MIN_POOL_SIZE": "0"}
+            pod.app, stores["MONGODB_URI"], stores["REDIS_URL"], {**stores, **edge, "MONGODB_MIN_POOL_SIZE": "0"}
         )
         await self._run(named(application, f"app-{pod.number}"))
         settings = {**stores, "TRUSTED_PROXIES": "127.0.0.0/8"}

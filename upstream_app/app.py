@@ -29,6 +29,7 @@ from upstream_app.customers.api import CustomerApi
 from upstream_app.customers.store import CustomerStore
 from upstream_app.demo import page as demo
 from upstream_app.documents import Collection
+from upstream_app.edge import Edge
 from upstream_app.estimates.api import EstimateApi, estimates
 from upstream_app.events import Events
 from upstream_app.fleet_metrics import own_socket
@@ -98,7 +99,8 @@ def build(settings: Settings) -> web.Application:
     session_breaker = Breaker("sessions", patience)
     mongo_breaker.on_change.append(lambda _, __, new, ___: setattr(metrics, "database_up", new is not State.OPEN))
     stores = Stores.of(database)
-    cache = metrics.cache = Cache(shared, redis.listener(settings), redis_breaker)
+    edge = Edge(settings)
+    cache = metrics.cache = Cache(shared, redis.listener(settings), redis_breaker, purge=edge.purge)
     events, passwords = Events(shared, redis_breaker), Passwords()
     sessions = Sessions(shared, session_breaker, settings.REDIS_PREFIX)
     tokens = Tokens(settings.JWT_SECRET.get_secret_value(), settings.JWT_REFRESH_SECRET.get_secret_value())
@@ -165,7 +167,7 @@ def build(settings: Settings) -> web.Application:
         yield
         preparing.cancel()
         await asyncio.gather(preparing, return_exceptions=True)
-        for closing in (live, statistics, reminders, health, presence, events, feed, cache, metrics):
+        for closing in (live, statistics, reminders, health, presence, events, feed, cache, edge, metrics):
             await closing.close()
         passwords.close()
         await shared.aclose()
@@ -180,6 +182,7 @@ def build(settings: Settings) -> web.Application:
     app = web.Application(middlewares=around, client_max_size=MAX_BODY)
     app.cleanup_ctx.append(lifetime)
     app.on_shutdown.append(lambda _: hub.shut_down())
+    app.on_response_prepare.append(edge.mark)
     app[ENDPOINTS], app[DATABASE], app[REDIS] = endpoints, database, shared
     app.add_routes(routes(endpoints, auth.authenticate, audit.write, mongo_breaker))
     app.add_routes([web.get(realtime.PATH, live.serve), *demo.routes()])

@@ -85,8 +85,15 @@ class Stats:
 
 class Cache:
     def __init__(
-        self, redis: Client, listener: Redis, breaker: Breaker, clock: Callable[[], float] = time.monotonic
+        self,
+        redis: Client,
+        listener: Redis,
+        breaker: Breaker,
+        clock: Callable[[], float] = time.monotonic,
+        purge: Callable[[Sequence[str]], Awaitable[None]] | None = None,
     ) -> None:
+        """`purge` tells the level in front of the application of tags that changed."""
+        self._purge = purge
         self._redis = redis
         self._listener = listener
         self._breaker = breaker
@@ -210,10 +217,13 @@ class Cache:
     # writes
 
     async def changed(self, *tags: str) -> None:
-        """Every entry with one of these tags is stale, here before this returns, elsewhere as soon as it is heard."""
+        """Every entry with one of these tags is stale: here and at the edge before this returns."""
         self.stats.invalidations += 1
         self._forget(tags)
-        if await self._count_on(tags):
+        counted = await self._count_on(tags)
+        if self._purge is not None:
+            await self._purge(tags)
+        if counted:
             return
         if len(self._owed) >= MAX_OWED:
             self._second_level_from = self._clock() + LONGEST_SECONDS

@@ -40,6 +40,9 @@ class Settings(BaseModel):
     REDIS_CLUSTER_NODES: str = ""
     JWT_SECRET: Annotated[SecretStr, Field(min_length=32)] = DEVELOPMENT_SECRET
     JWT_REFRESH_SECRET: Annotated[SecretStr, Field(min_length=32)] = DEVELOPMENT_REFRESH_SECRET
+    EDGE_PURGE_URL: Annotated[str, Field(pattern=r"^(https?://[^\s]+)?$")] = ""
+    EDGE_PURGE_TOKEN: SecretStr | None = None
+    EDGE_SECONDS: Annotated[int, Field(ge=1, le=3600)] = 30
     WORKER_PROCESSES: Annotated[int, Field(ge=1, le=64)] = 1
     SHUTDOWN_TIMEOUT: Annotated[int, Field(ge=0, le=600_000)] = 30_000
 
@@ -58,7 +61,7 @@ class InvalidSettings(Exception):
     """Every setting that can't be used, a line each; no value is repeated, since some are secrets."""
 
 
-SECRETS = ("JWT_SECRET", "JWT_REFRESH_SECRET", "MONGODB_URI", "REDIS_URL")
+SECRETS = ("JWT_SECRET", "JWT_REFRESH_SECRET", "MONGODB_URI", "REDIS_URL", "EDGE_PURGE_TOKEN")
 
 
 def _from_file(name: str, environment: Mapping[str, str]) -> str:

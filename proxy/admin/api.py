@@ -330,12 +330,16 @@ class Admin:
         return web.json_response(edges.told(min(1000, int(top)) if top.isdigit() else 20))
 
     async def _purge(self, request: web.Request) -> web.Response:
-        """`?tag=`, `?url=host/path?query`, `?prefix=host/path` or `?all=1`; with `soft=1` what it meets may be served
-        stale. 200 once every sidecar has done it, 504 where one did not say so in time."""
+        """`?tag=` (of several any is enough), `?url=host/path?query`, `?prefix=host/path` or `?all=1`.
+
+        With `soft=1` what it meets may be served stale. 200 once every sidecar has done it, 504 where one did not say
+        so in time.
+        """
         edges = self._proxy.shared.edges
         if edges is None:
             return web.json_response({"error": "no rule of the policy keeps answers"}, status=404)
-        given = [(kind, request.query[kind]) for kind in ("tag", "url", "prefix", "all") if kind in request.query]
+        kinds = ("tag", "url", "prefix", "all")
+        given = [(kind, " ".join(request.query.getall(kind))) for kind in kinds if kind in request.query]
         if len(given) != 1 or not given[0][1] or "\n" in given[0][1]:
             hint = "say what: one of tag=…, url=host/path?query, prefix=host/path, all=1; soft=1 to serve it stale"
             return web.json_response({"error": hint}, status=400)

@@ -28,17 +28,24 @@ Url = tuple[bytes, bytes, bytes]
 
 
 class Purge(NamedTuple):
-    """What is forgotten: `tag`, `url` or `prefix`, and its value; `soft` leaves it to be served stale."""
+    """What is forgotten: `tag`, `url` or `prefix`, and its value; `soft` leaves it to be served stale.
+
+    Of several tags (space between) any is enough.
+    """
 
     kind: str
     value: str
     soft: bool = False
 
+    @property
+    def tags(self) -> list[bytes]:
+        return self.value.encode("latin-1", "replace").split()
+
     def hits(self, url: Url, tags: tuple[bytes, ...]) -> bool:
         if self.kind == "all":
             return True
         if self.kind == "tag":
-            return self.value.encode("latin-1", "replace") in tags
+            return any(tag in tags for tag in self.tags)
         host, _, rest = self.value.encode("latin-1", "replace").partition(b"/")
         target = url[1] + url[2]
         if host and host != url[0]:
@@ -219,7 +226,7 @@ class Store:
 
     def _met(self, purge: Purge) -> list[Entry]:
         if purge.kind == "tag":
-            return list(self._tags.get(purge.value.encode("latin-1", "replace"), ()))
+            return list({entry for tag in purge.tags for entry in self._tags.get(tag, ())})
         return [entry for entry in self.entries() if purge.hits(entry.url, entry.tags)]
 
     def invalidate(self, url: Url) -> int:

@@ -24,6 +24,7 @@ MAX_KNOWN = 10_000
 MAX_COST = 1_000
 RENEW_EVERY = 0.5
 """Seconds; which holds are due is looked at so often."""
+FROM_CACHE = frozenset({"hit", "stale", "stale-if-error"})
 KeyPart = Callable[[Exchange], bytes | None]
 
 
@@ -47,6 +48,8 @@ class Limit:
     tier_claim: str = ""
     tiers: Mapping[str, tuple[Quota, ...]] = field(default_factory=dict)
     counts: Callable[[int], bool] | None = None
+    uncached: bool = False
+    """What the route's cache answers without the upstream costs nothing."""
     body_unit: int = 0
     cost_header: bytes = b""
     plain_labels: bool = False
@@ -303,7 +306,10 @@ class Throttle(Filter):
         if state is None or state.decision is None:
             return
         if state.reservation != "-":
-            state.taken = [_taken(one, of, response) for one, of in zip(state.charges, state.limits, strict=True)]
+            state.taken = [
+                0 if of.uncached and exchange.cached in FROM_CACHE else _taken(one, of, response)
+                for one, of in zip(state.charges, state.limits, strict=True)
+            ]
             if not self._cost_headers.isdisjoint(response.headers.index):
                 response.headers.remove(self._cost_headers)
         if not state.decision.admitted or state.decision.source == "none" or b"ratelimit" in response.headers.index:

@@ -82,6 +82,7 @@ def limit_of(name: str, model: LimitModel, on_verdict: OnVerdict, *, plain_label
         tier_claim=tiers.claim if tiers else "",
         tiers={value: quotas(rates, shadow=shadows) for value, rates in tiers.limits.items()} if tiers else {},
         counts=COUNTS.get(model.count),
+        uncached=model.count == "uncached",
         body_unit=(model.cost.body or 0) if isinstance(model.cost, CostModel) else 0,
         cost_header=model.cost.header.lower().encode() if isinstance(model.cost, CostModel) else b"",
         plain_labels=plain_labels,

@@ -55,7 +55,9 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
     running = [
         valkey,
         mongod := ServerProcess(servers.mongo(mongo, tmp_path / "mongo")),
-        served := ServerProcess(servers.app(app, uri, url, {"MONGODB_MIN_POOL_SIZE": "0"})),
+        served := ServerProcess(
+            servers.app(app, uri, url, {"MONGODB_MIN_POOL_SIZE": "0", "EDGE_PURGE_URL": f"http://127.0.0.1:{admin}"})
+        ),
         ServerProcess(servers.proxy(ROOT / "config" / "simplepro.yaml", proxy, admin, f"127.0.0.1:{app}", url)),
     ]
     started: list[ServerProcess] = []
@@ -262,3 +264,36 @@ async def explore(stack: Stack, port: int, token: str, tmp_path: Path) -> None:
     generated = re.search(r"Test cases:\n\s+(\d+) generated", done.stdout)
     assert generated, done.stdout[-2000:]
     assert int(generated[1]) > 200
+
+
+async def test_the_edge_keeps_for_each_and_writers_see_their_writes(stack: Stack) -> None:
+    manager, sales = await stack.log_in("manager"), await stack.log_in("sales")
+
+    async def listed(token: str) -> tuple[Any, str]:
+        status, told, headers = await stack.ask("GET", "/api/customers?limit=2", token)
+        assert status == 200, told
+        assert headers["Cache-Control"] == "no-store, no-cache, must-revalidate, private", (
+            "for browsers nothing changes"
+        )
+        assert "Surrogate-Key" not in headers
+        return told, headers["Cache-Status"]
+
+    assert "fwd=uri-miss; stored" in (await listed(manager))[1]
+    assert "; hit" in (await listed(manager))[1]
+    assert "fwd=uri-miss; stored" in (await listed(sales))[1], "each has its own"
+    customer = {"firstName": "Edge", "lastName": "Writer", "email": "edge@example.com", "phone": "+15550009999"}
+    for number in range(3):
+        new = customer | {"email": f"edge{number}@example.com", "phone": f"+1555000999{number}"}
+        status, made, _ = await stack.ask("POST", "/api/customers", manager, new)
+        assert status == 201, made
+        for token in (manager, sales):
+            told, said = await listed(token)
+            assert "; hit" not in said
+        path = f"/api/customers/{made['data']['id']}"
+        assert (await stack.ask("GET", path, manager))[1]["data"]["lastName"] == "Writer"
+        assert "; hit" in (await stack.ask("GET", path, manager))[2]["Cache-Status"]
+        status, told, _ = await stack.ask("PATCH", path, manager, {"lastName": f"Changed{number}"})
+        assert status == 200, told
+        assert (await stack.ask("GET", path, manager))[1]["data"]["lastName"] == f"Changed{number}"
+    status, told, _ = await stack.ask("GET", "/api/customers?limit=2")
+    assert status == 401, "what is kept is nobody's who is not known"

@@ -100,7 +100,7 @@ class LimitModel(RuleModel):
     cost: Annotated[int, Field(ge=0, le=1000)] | CostModel | dict[MethodName | Literal["default"], int] = Field(
         default=1, union_mode="left_to_right"
     )
-    count: Literal["all", "failures", "errors", "misses"] = "all"
+    count: Literal["all", "failures", "errors", "misses", "uncached"] = "all"
     lease: Duration = 60.0
     methods: list[MethodName] = []
     match: LimitMatchModel = LimitMatchModel()
