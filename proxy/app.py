@@ -14,12 +14,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import structlog
 
 from breaker import Breaker, State
 from proxy.addresses import Networks
 from proxy.admin.api import Admin
+from proxy.cache.edges import Edges
+from proxy.cache.second import SecondLevel
 from proxy.control.reload import Reloader
 from proxy.entropy import Entropy
 from proxy.exchange import Exchange, Verdict
@@ -43,7 +46,9 @@ from proxy.target import TargetRules
 from proxy.telemetry.access_log import AccessLog
 from proxy.telemetry.decisions import Decisions
 from proxy.telemetry.metrics import Metrics
+from proxy.throttle.cluster import slot_of
 from proxy.throttle.distributed import RedisLimiter
+from proxy.throttle.link import pack
 from proxy.throttle.local import LocalLimiter
 from proxy.upstream.cluster import Cluster
 from proxy.workers.link import Link, Worker
@@ -132,6 +137,23 @@ class Proxy:
         if edges is not None:
             alone = link.worker.count if link is not None else 1
             edges.peers = (lambda: limiting.peers) if limiting is not None else (lambda: alone)
+            edges.share(self._second_level(edges))
+
+    def _second_level(self, edges: Edges) -> SecondLevel | None:
+        wanted, limiting, settings = self.policy.cache.redis, self.limiting, self.policy.redis
+        if wanted is None or limiting is None or settings is None:
+            return None
+        store = limiting.store
+
+        def ask(
+            script: str, keys: tuple[str, ...], arguments: tuple[bytes | str | int, ...], then: Callable[[Any], None]
+        ) -> None:
+            store.ask(pack("EVAL", script, len(keys), *keys, *arguments), then, slot_of(keys[0]))
+
+        return SecondLevel(
+            ask, settings.prefix, self.shared.name, wanted.max_body, edges.store, self._loop.call_later,
+            lambda: store.available and self.fleet is not None and self.fleet.listening,
+        )  # fmt: skip
 
     def _join(self, link: Link) -> None:
         """What the workers of this sidecar know together; bans and the like by the store, where there is one."""
@@ -190,6 +212,7 @@ class Proxy:
                 await source.close()
             raise
         self.policy, self.compiled = policy, compiled
+        self._follow_edges()
         old_sources, self.key_sources = self.key_sources, sources
         for name in before.clusters:
             if compiled.clusters.get(name) is not before.clusters[name]:
@@ -206,7 +229,6 @@ class Proxy:
             self.fleet = self._fleet()
             if self.fleet is not None and self.started:
                 await self._begin_limiting()
-        self._follow_edges()
         self._log_accesses(policy)
         self.metrics.follow(compiled, self.limiting, self.fleet, sources)
         for source in old_sources:

@@ -41,6 +41,7 @@ ALLOWED = {
     "proxy.cache.freshness": {"proxy.cache.fields", "proxy.headers"},
     "proxy.cache.store": {"proxy.cache.freshness", "proxy.headers"},
     "proxy.cache.flight": {"proxy.filter"},
+    "proxy.cache.second": {"proxy.cache.freshness", "proxy.cache.store", "proxy.headers"},
     "proxy.cache": {"proxy.cache", "proxy.exchange", "proxy.filter", "proxy.fleet.board", "proxy.headers"},
     "proxy.inspecting": {"proxy.filters.inspection", "proxy.inspect"},
     "proxy.batch": set(),
@@ -89,7 +90,7 @@ ALLOWED = {
     "proxy.listener": {
         "proxy.addresses",
         "proxy.batch",
-        "proxy.cache.edge",
+        "proxy.cache",
         "proxy.exchange",
         "proxy.filter",
         "proxy.forwarding",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from proxy.cache.fields import byte_range, date_of, directives, listed, matches_any, seconds
 from proxy.cache.flight import Flight
 from proxy.cache.freshness import RFC, Terms, dropped_fields, judge
+from proxy.cache.second import SecondLevel
 from proxy.cache.store import Entry, Key, Store, Url, size_of
 from proxy.exchange import Response
 from proxy.headers import ASSERTED, HOP_BY_HOP, Headers, Pair, with_named
@@ -114,7 +115,12 @@ class Edge:
         self._flights = flights
         self.on_written: Callable[[Url], None] = lambda url: None
         self._uncacheable: dict[Key, float] = {}
-        self._shape = (route, terms.key.parameters, terms.key.headers, terms.key.cookies, terms.key.claims)
+        parameters = terms.key.parameters
+        self._shape = (
+            route, None if parameters is None else tuple(sorted(parameters)), terms.key.headers, terms.key.cookies,
+            terms.key.claims, terms.strips,
+        )  # fmt: skip
+        self.second: SecondLevel | None = None
 
     # the request
 
@@ -247,6 +253,18 @@ class Edge:
             return False
         return -entry.ttl(now) <= most
 
+    def shares(self, entry: Entry) -> bool:
+        """Whether the key alone says whom the answer is for, so that other sidecars may have it."""
+        return all(value is None or name in self.terms.key.headers for name, value in entry.varies)
+
+    def taken(self, exchange: Exchange, key: Key, now: float) -> Response | None:
+        """What another sidecar had kept, and is here now; None where it is not for this request, or fresh no more."""
+        entry = self._select(key, exchange)
+        if entry is None or not entry.fresh(now):
+            return None
+        self.store.touch(entry)
+        return self._hit(exchange, entry, now)
+
     # what is served
 
     def _hit(self, exchange: Exchange, entry: Entry, now: float, result: str = "hit") -> Response:
@@ -321,8 +339,8 @@ class Ticket:
     """
 
     __slots__ = (
-        "_began", "_digest", "_edge", "_held", "_kept", "_pieces", "_purges", "_status", "_stored", "_unkept", "entry",
-        "exchange", "flight", "key", "refreshes", "watches",
+        "_began", "_edge", "_held", "_kept", "_pieces", "_purges", "_since", "entry", "exchange", "flight", "key",
+        "lease", "refreshes", "watches",
     )  # fmt: skip
 
     def __init__(
@@ -341,7 +359,9 @@ class Ticket:
         self._pieces: list[bytes] | None = None
         self._held = 0
         self._kept: Entry | None = None
-        self._stored = False
+        self._since = time.time()
+        self.lease = ""
+        """What makes this one ask for all sidecars."""
         if not edge.shadow:
             exchange.sent = edge.sent(exchange, entry)
             query = edge.sent_query(exchange)
@@ -450,7 +470,10 @@ class Ticket:
             edge.mark_cacheable(self.key)
             edge.stats.stored += 1
             edge.stats.fill_seconds += now - self._began
-        self._stored = True
+            second = edge.second
+            if second is not None and second.available() and edge.shares(kept):
+                second.keep(kept, self.lease, self._since)
+                self.lease = ""
         if self.flight is not None:
             self.flight.end()
 
@@ -496,7 +519,6 @@ class Ticket:
         if kept is not None and not outlived:
             store.put(fresh)
             store.touch(fresh)
-        self._stored = True
         if self.flight is not None:
             self.flight.end()
         return fresh
@@ -535,6 +557,9 @@ class Ticket:
         """The answer will not be kept: it broke off, is too large, or there was none. Who waits asks for itself."""
         self._let_go()
         self._pieces = self._kept = None
+        if self.lease and self._edge.second is not None:
+            self._edge.second.let_go(self.key, self.lease)
+            self.lease = ""
         if self.flight is not None:
             self.flight.end()
 

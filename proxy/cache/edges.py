@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from proxy.cache.edge import Edge, EdgeStats, EdgeTerms, Soon
 from proxy.cache.flight import Flight
+from proxy.cache.second import SecondLevel
 from proxy.cache.store import Key, Purge, Store, Url
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ class Edges:
         self.stats: dict[str, EdgeStats] = {}
         self.flights: dict[Key, Flight] = {}
         self.peers: Callable[[], int] = lambda: 1
+        self.second: SecondLevel | None = None
+        self._edges: WeakSet[Edge] = WeakSet()
         self._name = name
         self._purges = purges
         self._purged = purged
@@ -47,11 +52,19 @@ class Edges:
         stats = self.stats.setdefault(route, EdgeStats())
         edge = Edge(route, rule, terms, self.store, self.flights, stats, self._soon, shadow=shadow)
         edge.on_written = self.invalidated
+        edge.second = self.second
+        self._edges.add(edge)
         return edge
 
     def resize(self, most: int, variants: int) -> None:
         self.store.most, self.store.variants = most, variants
         self.store.hold(0)
+
+    def share(self, second: SecondLevel | None) -> None:
+        """Use this second level, for all routes."""
+        self.second = second
+        for edge in self._edges:
+            edge.second = second
 
     # forgetting
 
@@ -68,7 +81,7 @@ class Edges:
         done = self._waits[name] = asyncio.Event()
         self._acks[name] = 0
         try:
-            self._purges.put(name, f"{purge.kind} {int(purge.soft)} {purge.value}", PURGE_SECONDS)
+            self._purges.put(name, _told(purge), PURGE_SECONDS)
             async with asyncio.timeout(CONFIRM_SECONDS):
                 while self._acks[name] < others:
                     done.clear()
@@ -85,7 +98,8 @@ class Edges:
         host, path, query = url
         name = self._id()
         self._seen[name] = None
-        self._purges.put(name, f"url 0 {(host + path + query).decode('latin-1')}", WRITE_SECONDS)
+        life = WRITE_SECONDS if self.second is None else PURGE_SECONDS
+        self._purges.put(name, _told(Purge("url", (host + path + query).decode("latin-1"))), life)
 
     def _on_purge(self, name: str, fact: Fact | None) -> None:
         if fact is None:
@@ -94,8 +108,8 @@ class Edges:
         if name in self._seen:
             return
         self._seen[name] = None
-        kind, soft, value = fact.value.split(" ", 2)
-        self.store.purge(Purge(kind, value, soft == "1"))
+        kind, soft, at, value = fact.value.split(" ", 3)
+        self.store.purge(Purge(kind, value, soft == "1"), float(at))
         self._purged.put(f"{name} {self._name}", "done", ACK_SECONDS)
 
     def _on_ack(self, name: str, fact: Fact | None) -> None:
@@ -126,6 +140,10 @@ class Edges:
                 tags[tag.decode("latin-1")] = tags.get(tag.decode("latin-1"), 0) + 1
         return {
             "entries": len(store), "bytes": store.size, "most": store.most, "under_way": len(self.flights),
+            "second": None if self.second is None else {
+                "hits": self.second.hits, "misses": self.second.misses, "waits": self.second.waits,
+                "kept": self.second.kept, "failures": self.second.failures,
+            },
             "evictions": store.stats.evictions, "purged": store.stats.purged, "refused": store.stats.refused,
             "routes": {
                 name: {
@@ -138,3 +156,7 @@ class Edges:
             "largest": [row(one) for one in sorted(entries, key=lambda one: -one.size)[:top]],
             "tags": dict(sorted(tags.items(), key=lambda one: -one[1])[:top]),
         }  # fmt: skip
+
+
+def _told(purge: Purge) -> str:
+    return f"{purge.kind} {int(purge.soft)} {time.time():.3f} {purge.value}"

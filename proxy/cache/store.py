@@ -6,6 +6,7 @@ of the bound. So answers that nobody asks for twice never push out those that ma
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ class Store:
         self._protected_size = 0
         self._urls: dict[Url, set[Entry]] = {}
         self._tags: dict[bytes, set[Entry]] = {}
-        self._purges: deque[tuple[int, Purge]] = deque(maxlen=REMEMBERED)
+        self._purges: deque[tuple[int, Purge, float]] = deque(maxlen=REMEMBERED)
         self._purged = 0
 
     def __len__(self) -> int:
@@ -169,7 +170,14 @@ class Store:
             return False
         if self._purged - since > len(self._purges):
             return True
-        return any(purge.hits(url, tags) for number, purge in self._purges if number > since)
+        return any(purge.hits(url, tags) for number, purge, _ in self._purges if number > since)
+
+    def purged_after(self, moment: float, url: Url, tags: tuple[bytes, ...]) -> bool:
+        """Whether a purge made after that moment (seconds since 1970) meets it; so it is taken where none can tell."""
+        purges = self._purges
+        if len(purges) == REMEMBERED and moment <= purges[0][2]:
+            return True
+        return any(purge.hits(url, tags) for _, purge, at in purges if at >= moment)
 
     def put(self, entry: Entry) -> None:
         """In the place of what has the same key and is chosen by the same."""
@@ -211,10 +219,10 @@ class Store:
         for tag in entry.tags:
             _discard(self._tags, tag, entry)
 
-    def purge(self, purge: Purge) -> int:
-        """How many answers it met."""
+    def purge(self, purge: Purge, at: float | None = None) -> int:
+        """How many answers it met. `at` is when it was made, in seconds since 1970."""
         self._purged += 1
-        self._purges.append((self._purged, purge))
+        self._purges.append((self._purged, purge, time.time() if at is None else at))
         met = self._met(purge)
         for entry in met:
             if purge.soft:
@@ -233,7 +241,7 @@ class Store:
         """An unsafe request changed what is there (RFC 9111 section 4.4)."""
         self._purged += 1
         host, path, query = url
-        self._purges.append((self._purged, Purge("url", (host + path + query).decode("latin-1"))))
+        self._purges.append((self._purged, Purge("url", (host + path + query).decode("latin-1")), time.time()))
         met = list(self._urls.get(url, ()))
         for entry in met:
             self.drop(entry)

@@ -16,6 +16,8 @@ from proxy.listener.sockets import Sockets
 
 if TYPE_CHECKING:
     from proxy.cache.edge import Edge
+    from proxy.cache.second import SecondLevel
+    from proxy.cache.store import Entry
     from proxy.listener.http1 import Downstream
     from proxy.rejection import Rejection
 
@@ -57,7 +59,11 @@ class Cached(Sockets):
             self._ticket = found
             stale = found.refreshes
             if stale is None or not Refresh.possible(self._route):
-                self._enter()
+                second = edge.second
+                if second is not None and found.flight is not None and found.entry is None and second.available():
+                    self._look(edge, second, found)
+                else:
+                    self._enter()
                 return
             self._ticket = None
             Refresh(found, self._route, self._loop).begin()
@@ -68,6 +74,46 @@ class Cached(Sockets):
             self._task = waiting = found.wait()
             waiting.then(lambda waited, _: self._on_landed(edge, waited))
             self._timers.append(self._loop.call_at(self._waits_until, waiting.end))
+
+    def _look(self, edge: Edge, second: SecondLevel, ticket: Ticket) -> None:
+        """Ask the other sidecars' store, and wait for the one that asks the upstream, before this one does."""
+        self._task = waiting = Deferred()
+        lease = ""
+        leads = False
+
+        def found(entry: Entry | None, leading: bool) -> None:
+            nonlocal leads
+            if waiting.done:
+                if leading:
+                    second.let_go(ticket.key, lease)
+                return
+            leads = leading
+            if entry is not None:
+                edge.store.put(entry)
+            waiting.end()
+
+        def looked(waited: Deferred, _: Exception | None) -> None:
+            if self._task is not waited:
+                return
+            self._task = None
+            ticket.lease = lease if leads else ""
+            try:
+                self._on_looked(edge, ticket)
+            except Exception:
+                self._defect()
+
+        waiting.then(looked)
+        self._timers.append(self._loop.call_later(edge.terms.wait, waiting.end))
+        lease = second.look(ticket.key, edge.terms.wait, lambda entry, leading: found(entry, leading))
+
+    def _on_looked(self, edge: Edge, ticket: Ticket) -> None:
+        kept = edge.taken(self._current(), ticket.key, self._loop.time())
+        if kept is None:
+            self._enter()
+            return
+        self._ticket = None
+        ticket.fail()
+        self._own_answer(kept, closing=False)
 
     def _on_landed(self, edge: Edge, waited: Deferred) -> None:
         """Another's answer is kept now, or will not be; whoever calls is not to suffer from what this one does."""

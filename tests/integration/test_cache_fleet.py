@@ -37,10 +37,10 @@ def edges_of(one: Served) -> Edges:
     return edges
 
 
-async def pods(serve: Start, upstream: ScriptedUpstream, port: int, cache: str = "{cache: {}}") -> list[Served]:
-    store = f'redis: {{url: "redis://127.0.0.1:{port}", timeout: 500ms}}\n'
+async def pods(serve: Start, upstream: ScriptedUpstream, port: int, more: str = "", cache: str = "") -> list[Served]:
+    store = f'redis: {{url: "redis://127.0.0.1:{port}", timeout: 500ms}}\n{more}\n'
     limits = "{any: {limit: 1000000/1m}}"
-    served = [await serve(upstream.port, policies=cache, more=store, limits=limits) for _ in range(3)]
+    served = [await serve(upstream.port, policies=cache or "{cache: {}}", more=store, limits=limits) for _ in range(3)]
     for one in served:
         await until(lambda one=one: one.proxy.fleet is not None and one.proxy.fleet.listening)  # type: ignore[misc]
     await all_known(served)
@@ -112,3 +112,70 @@ async def test_a_sidecar_that_can_not_be_reached_is_told_of(
     wire.close()
     assert (status, b'"confirmed": 2' in body, b'"sidecars": 3' in body) == (504, True, True)
     assert not len(edges_of(one).store)
+
+
+SECOND = "cache: {redis: {max_body: 64KiB}}"
+
+
+async def test_many_who_ask_three_sidecars_at_once_make_one_request(
+    serve: Start, upstream: ScriptedUpstream, valkey: tuple[ServerProcess, int]
+) -> None:
+    origin = upstream.script = Versions()
+    served = await pods(serve, upstream, valkey[1], SECOND)
+    answers = await asyncio.gather(*(served[at % 3].ask(GET % 1) for at in range(120)))
+    assert {answer[2] for answer in answers} == {b"0"}
+    assert origin.asked == 1
+    for one in served:
+        assert (await one.ask(GET % 1))[1]["cache-status"].startswith("simplepro-proxy; hit")
+    assert origin.asked == 1
+    seconds = [edges_of(one).second for one in served]
+    assert sum(one.hits for one in seconds if one is not None) == 2
+    assert sum(one.kept for one in seconds if one is not None) == 1
+
+
+async def test_the_second_level_is_purged_too(
+    serve: Start, upstream: ScriptedUpstream, valkey: tuple[ServerProcess, int]
+) -> None:
+    origin = upstream.script = Versions()
+    one, other, third = await pods(serve, upstream, valkey[1], SECOND)
+    await one.ask(GET % 1)
+    assert (await other.ask(GET % 1))[1]["cache-status"].startswith("simplepro-proxy; hit")
+    origin.version = 1
+    await third.ask(b"POST /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+    assert (await third.ask(GET % 1))[2] == b"1"
+    await edges_of(one).purge(Purge("tag", "everything"))
+    origin.version = 2
+    assert {(await pod.ask(GET % 1))[2] for pod in (third, one, other)} == {b"2"}
+
+
+async def test_a_leader_that_fails_leaves_the_lease_to_another(
+    serve: Start, upstream: ScriptedUpstream, valkey: tuple[ServerProcess, int]
+) -> None:
+    served = await pods(serve, upstream, valkey[1], SECOND)
+    asked = 0
+
+    async def script(reader: Reader, writer: Writer) -> None:
+        nonlocal asked
+        await read_request(reader)
+        asked += 1
+        if asked > 1:
+            writer.write(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\nok")
+            await reader.read()
+        await asyncio.sleep(0.1)
+
+    upstream.script = script
+    answers = await asyncio.gather(*(served[at % 3].ask(GET % 1) for at in range(30)))
+    assert sorted({answer[0] for answer in answers}) == [200, 502]
+    assert [answer[0] for answer in answers].count(502) == 1
+    assert asked == 2
+
+
+async def test_without_redis_the_upstream_is_asked(
+    serve: Start, upstream: ScriptedUpstream, valkey: tuple[ServerProcess, int]
+) -> None:
+    upstream.script = Versions()
+    served = await pods(serve, upstream, valkey[1], SECOND)
+    await valkey[0].stop()
+    for one in served:
+        assert (await one.ask(GET % 1))[0] == 200
+        assert (await one.ask(GET % 1))[1]["cache-status"].startswith("simplepro-proxy; hit")

@@ -13,8 +13,16 @@ from proxy.policy.values import Duration, Size, Span
 Word = Annotated[str, Field(pattern=r"^[^\s;,=&?\"]{1,80}$")]
 
 
+class SecondLevelModel(Model):
+    """Answers up to `max_body` are kept in Redis, too, for all sidecars, one of which asks the application for all."""
+
+    max_body: Size = 64 * 1024
+
+
 class CacheStoreModel(Model):
     """Answers of all routes, `memory` bytes in all; at most `variants` of one key, where answers vary."""
+
+    redis: SecondLevelModel | None = None
 
     memory: Size = 64 * 1024 * 1024
     variants: Annotated[int, Field(ge=1, le=1000)] = 16
