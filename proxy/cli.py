@@ -255,21 +255,24 @@ HEADERS = click.option("-H", "--header", "lines", multiple=True, metavar="NAME:V
 @click.option(
     "--times", default=1, show_default=True, type=click.IntRange(1, 100_000), help="Ask that often; tell the last."
 )
+@click.option(
+    "-A", "--answer", "answers", multiple=True, metavar="NAME:VALUE", help="What the application's answer says."
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def explain(
-    path: Path, method: str, url: str, lines: tuple[str, ...], data: str, client: str, times: int, as_json: bool
-) -> None:
+    path: Path, method: str, url: str, lines: tuple[str, ...], data: str, client: str, times: int,
+    answers: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
     """What the policy makes of METHOD URL: each filter's verdict, the limits, what the application would get. Exit
     status 0 passed, 3 refused."""
-    parts = [line.partition(":") for line in lines]
-    if not all(name.strip() for name, _, _ in parts):
-        raise click.UsageError("a header is NAME:VALUE, as in -H 'X-Version: 2'")
+    parts, said = _fields(lines), _fields(answers)
     body = Path(data[1:]).read_bytes() if data.startswith("@") else data.encode()
-    asked = request_of(method, url, {name.strip(): value.strip() for name, _, value in parts}, body, client)
+    asked = request_of(method, url, dict(parts), body, client)
     policy, revision = _load(path), revision_of(path)
 
     async def look() -> Verdicts:
         async with Sandbox(policy) as box:
+            box.stub.headers += said
             for _ in range(times - 1):
                 await box.ask(asked)
             return await box.ask(asked)
@@ -280,6 +283,13 @@ def explain(
     else:
         click.echo("\n".join(explained.as_lines(verdicts, revision)))
     sys.exit(3 if verdicts.rule else 0)
+
+
+def _fields(lines: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    parts = [line.partition(":") for line in lines]
+    if not all(name.strip() for name, _, _ in parts):
+        raise click.UsageError("a header is NAME:VALUE, as in -H 'X-Version: 2'")
+    return tuple((name.strip(), value.strip()) for name, _, value in parts)
 
 
 def _asked_quietly(work: Coroutine[Any, Any, Result]) -> Result:

@@ -265,6 +265,13 @@ class Edge:
         self.store.touch(entry)
         return self._hit(exchange, entry, now)
 
+    def passed(self, exchange: Exchange, response: Response) -> None:
+        """The request was none for the cache: say why (RFC 9211 section 2.2)."""
+        reason = exchange.cached.removeprefix("bypass-")
+        if self.rule is not None and not self.shadow and reason != exchange.cached:
+            said = b"fwd=method" if reason == "method" else b"fwd=bypass; detail=%b" % reason.encode()
+            response.blocks.append(b"cache-status: %b; %b\r\n" % (NAME, said))
+
     # what is served
 
     def _hit(self, exchange: Exchange, entry: Entry, now: float, result: str = "hit") -> Response:
@@ -387,6 +394,7 @@ class Ticket:
         said = b"fwd=stale" if entry is not None else b"fwd=uri-miss"
         if why:
             edge.stats.unkept[why] = edge.stats.unkept.get(why, 0) + 1
+            said += b'; detail="not kept: %b"' % why.encode()
             self._release()
         else:
             said += b"; stored"

@@ -33,6 +33,8 @@ def as_lines(verdicts: Verdicts, revision: str) -> list[str]:
         )
     lines += [f"  would be refused by {rule} (shadow)" for rule in verdicts.shadow]
     lines += [f"  changed by {change}" for change in verdicts.changes]
+    if verdicts.cache:
+        lines.append(f"  cache: {verdicts.cache}")
     if verdicts.rule:
         lines.append(f"refused: {verdicts.status} {verdicts.reason} by {verdicts.rule}: {verdicts.detail}")
         if verdicts.remedy:

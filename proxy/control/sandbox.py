@@ -90,6 +90,8 @@ class Verdicts:
     shadow: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
     limits: list[dict[str, Any]] = field(default_factory=list)
+    cache: str = ""
+    """What the cache says of it (RFC 9211), or what it came to in shadow."""
     upstream: Reached | None = None
 
     @property
@@ -196,6 +198,7 @@ class Sandbox:
             exchange = await self._ended.get()
         verdicts = self._verdicts(exchange)
         verdicts.status, verdicts.headers, verdicts.body = status, headers, body
+        verdicts.cache = dict(headers).get("cache-status", exchange.cached and f"{exchange.cached} (shadow)")
         return verdicts
 
     def _begin(self, client: str) -> None:

@@ -131,6 +131,8 @@ class Cached(Sockets):
         if edge is not None and exchange.method not in SAFE:
             edge.invalidated(exchange, response)
         if ticket is None:
+            if edge is not None:
+                edge.passed(exchange, response)
             return False
         try:
             kept = ticket.on_head(response, self._loop.time())

@@ -559,6 +559,7 @@ async def test_nobody_waits_for_what_is_not_kept(client: Client, origin: Origin)
     origin.go.set()
     answers = await asyncio.gather(*asking)
     assert len({answer[2] for answer in answers}) == 5, "each its own"
+    assert (await client())[1]["cache-status"] == 'simplepro-proxy; fwd=uri-miss; detail="not kept: no-store"'
 
 
 async def test_who_waits_has_waited_enough(serve: Start, upstream: ScriptedUpstream, origin: Origin) -> None:
@@ -613,6 +614,8 @@ async def test_cookies_pass_it_by(strict: Client, origin: Origin) -> None:
     await strict(Cookie="session=1")
     assert origin.count == 2
     assert b"session=1" in origin.requests[1]
+    assert (await strict(Cookie="session=1"))[1]["cache-status"] == "simplepro-proxy; fwd=bypass; detail=cookie"
+    assert (await strict(method="POST", body="x"))[1]["cache-status"] == "simplepro-proxy; fwd=method"
 
 
 async def test_named_cookies_make_keys(serve: Start, upstream: ScriptedUpstream, origin: Origin) -> None:
