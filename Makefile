@@ -6,7 +6,7 @@ COMMA := ,
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --prerelease if-necessary-or-explicit --custom-compile-command "make lock"
 
-.PHONY: help setup run up secrets manifests audit backup restore-drill system toxiproxy test check format bench bench-sockets soak-sockets waf bench-limits bench-latency bench-breaker bench-resilience load soak chaos lock clean
+.PHONY: help setup run up secrets manifests audit backup restore-drill system toxiproxy test check format bench bench-edge bench-sockets soak-sockets waf bench-limits bench-latency bench-breaker bench-resilience load soak chaos lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -69,6 +69,9 @@ bench: setup system build/runtime/.installed ## CPU a request beside nginx, Envo
 	@$(BIN)/python -m tests.bench --only "$(ONLY)" --connections "$(or $(CONNECTIONS),64$(COMMA)1000)" \
 		--seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),10)"
 	@$(if $(CONNECTIONS)$(ONLY),true,$(MAKE) --no-print-directory bench-sockets)
+
+bench-edge: setup system build/runtime/.installed ## TLS, workers and the cache beside Envoy's and nginx's: ONLY=proxy-cache CONNECTIONS=64 SECONDS=5
+	@$(BIN)/python -m tests.bench.edge --only "$(ONLY)" --connections "$(or $(CONNECTIONS),64$(COMMA)1000)" --seconds "$(or $(SECONDS),5)"
 
 bench-sockets: setup system build/runtime/.installed ## the same for WebSockets: ONLY=proxy,envoy CONNECTIONS=100,1000 SECONDS=10
 	@$(BIN)/python -m tests.bench.sockets --only "$(ONLY)" --connections "$(or $(CONNECTIONS),100$(COMMA)1000)" \

@@ -87,6 +87,7 @@ class Watch:
                     "peers": proxy.limiting.peers if proxy.limiting else 1,
                 },
             },
+            "cache": self._cache(),
             "policy": self._policy(),
             "routes": self._routes(now, before, seconds),
             "refusals": self._refusals(now, before, seconds),
@@ -95,6 +96,22 @@ class Watch:
             "bans": self._bans(),
             "sockets": self._sockets(now.at),
         }  # fmt: skip
+
+    def _cache(self) -> dict[str, Any] | None:
+        edges = self._proxy.shared.edges
+        if edges is None:
+            return None
+        results: dict[str, int] = {}
+        for stats in edges.stats.values():
+            for name, count in stats.results.items():
+                results[name] = results.get(name, 0) + count
+        asked = sum(count for name, count in results.items() if not name.startswith("bypass"))
+        served = asked - results.get("miss", 0)
+        return {
+            "hits": round(served / asked, 3) if asked else None,
+            "bytes": edges.store.size,
+            "most": edges.store.most,
+        }
 
     def _policy(self) -> dict[str, Any]:
         reloader = self._proxy.reloader

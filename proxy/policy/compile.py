@@ -70,7 +70,7 @@ class Shared:
     """The cache, from the first policy on that has one."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Compiled:
     """What a listener runs; `default_chain` answers refusals that meet no route.
 

@@ -214,6 +214,7 @@ function show() {
     ["Memory", `${Math.round(now.process.memory / 1048576)} MiB`],
     ["Connections", now.process.connections],
     ["Store", !store ? "" : store.available ? `${store.ms} ms, ${store.peers} sidecars` : "away"],
+    ["Cache", !now.cache ? "" : now.cache.hits === null ? "empty" : `${Math.round(now.cache.hits * 100)} % hits`],
     ["Policy", now.policy.revision],
     ["Worker", now.worker ? `${now.worker[0]} of 0–${now.worker[1] - 1}, another by ?worker=N` : ""],
   ]);

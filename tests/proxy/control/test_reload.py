@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import os
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,12 @@ import pytest
 
 from proxy.app import Proxy
 from proxy.control import reload as reload_module
+from proxy.policy.compile import Compiled
 from proxy.policy.load import load
+from proxy.websocket.frames import TEXT, frame, unmasked
 from tests.conftest import Served
-from tests.wire import Reader, ScriptedUpstream, Writer
+from tests.proxy.filters.conftest import ACCEPT, HANDSHAKE
+from tests.wire import Reader, ScriptedUpstream, Wire, Writer, read_request
 
 POLICY = """\
 version: 1
@@ -250,9 +255,25 @@ async def test_a_refusal_can_be_asked_for(running: Running) -> None:
     assert "127.0.0.1" not in str(told)
 
 
-async def test_a_hundred_reloads_under_load_lose_nothing(running: Running) -> None:
+async def test_a_hundred_reloads_under_load_lose_nothing(running: Running, upstream: ScriptedUpstream) -> None:
+    """Under HTTP and 500 WebSockets: no disconnect, no other status, no policy that is kept for ever."""
     stop = asyncio.Event()
     seen: list[int] = []
+
+    async def script(reader: Reader, writer: Writer) -> None:
+        while True:
+            head, _ = await read_request(reader)
+            if b"\r\nupgrade: websocket\r\n" not in head:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                continue
+            lines = f"Upgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+            writer.write(f"HTTP/1.1 101 Switching Protocols\r\n{lines}".encode())
+            while True:
+                _, length = await reader.readexactly(2)
+                key, payload = await reader.readexactly(4), await reader.readexactly(length & 0x7F)
+                writer.write(frame(TEXT, unmasked(key + payload, 4, True), masked=False))
+
+    upstream.script = script
 
     async def client() -> None:
         wire = await running.connect()
@@ -260,15 +281,39 @@ async def test_a_hundred_reloads_under_load_lose_nothing(running: Running) -> No
             wire.send(GET)
             seen.append((await wire.answer())[0])
 
+    many = "max_connections: 600"
+    assert (await running.reload(idle=f"60s}}, {many}, breaker: {{consecutive: 1000")).result == "applied"
+    sockets: list[Wire] = []
+    for _ in range(500):
+        wire = await running.connect()
+        wire.send(f"GET /s HTTP/1.1\r\nHost: a\r\n{HANDSHAKE}\r\n".encode())
+        assert (await wire.head())[0] == 101
+        sockets.append(wire)
+
+    async def talk(word: bytes) -> None:
+        for wire in sockets:
+            wire.send(frame(TEXT, word, masked=True))
+        for wire in sockets:
+            assert await asyncio.wait_for(wire.reader.readexactly(2 + len(word)), 10) == frame(TEXT, word, masked=False)
+
+    await talk(b"before")
     clients = [asyncio.create_task(client()) for _ in range(8)]
+    policies: list[weakref.ref[Compiled]] = []
     for number in range(100):
-        outcome = await running.reload(idle=f"{60 + number % 2}s", limits=f"{{many: {{limit: {900 + number}00/1h}}}}")
+        idle = f"{60 + number % 2}s}}, {many}, breaker: {{consecutive: 1000"
+        outcome = await running.reload(idle=idle, limits=f"{{many: {{limit: {900 + number}00/1h}}}}")
         assert outcome.result == "applied"
+        policies.append(weakref.ref(running.proxy.compiled))
         await asyncio.sleep(0.005)
+    await talk(b"after")
     stop.set()
     await asyncio.gather(*clients)
     assert set(seen) == {200}
     assert len(seen) > 200
-    async with asyncio.timeout(5):
+    for wire in sockets:
+        wire.close()
+    async with asyncio.timeout(10):
         while running.proxy.listener._retired:
             await asyncio.sleep(0.05)
+    gc.collect()
+    assert sum(one() is not None for one in policies) <= 2, "the one that runs, and the one that it may go back to"
