@@ -52,11 +52,13 @@ async def running(kind: str, proxy_command: Sequence[str] = ()) -> AsyncIterator
 
 async def run_all(scenarios: Sequence[Scenario], say: Say, proxy_command: Sequence[str] = ()) -> AsyncGenerator[Result]:
     """Those of one stack share it; what one leaves broken is started anew."""
-    for kind in ("single", "cluster"):
+    for kind in ("single", "clocks", "cluster"):
         chosen = [one for one in scenarios if one.stack == kind]
         if not chosen:
             continue
-        say(f"starting two pods, {'one Valkey' if kind == 'single' else 'a Redis Cluster of six'}, MongoDB, toxiproxy")
+        stores = "a Redis Cluster of six" if kind == "cluster" else "one Valkey"
+        more = ", pod a by a clock that can be set" if kind == "clocks" else ""
+        say(f"starting two pods, {stores}, MongoDB, toxiproxy{more}")
         async with running(kind, proxy_command) as topology:
             for scenario in chosen:
                 say(f"{scenario.name}: {scenario.about}")
@@ -134,6 +136,8 @@ async def _one(fault: Fault, topology: Topology, lasts: float) -> None:
         topology.pause(name)
     for name in fault.restart:
         await topology.restart(name)
+    for name in fault.clock:
+        topology.set_clock(name, fault.by)
     for name in fault.full_log:
         await topology.restart(name, full_log=True)
     if fault.store:

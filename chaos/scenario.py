@@ -55,6 +55,9 @@ class Fault(Strict):
     stop: list[str] = []
     restart: list[str] = []
     full_log: list[str] = []
+    clock: list[str] = []
+    by: Annotated[str, Field(pattern=r"^([+-]\d{1,6})?$")] = ""
+    """Seconds by which the wall clock of these processes is set while they run; their monotonic one goes on."""
     store: list[str] = []
     move_slots: bool = False
 
@@ -62,8 +65,11 @@ class Fault(Strict):
     def _something(self) -> Fault:
         if self.links and not (self.toxic or self.down or self.flap):
             raise ValueError("what happens to the links? Give toxic, down or flap")
-        if not (self.links or self.kill or self.stop or self.restart or self.full_log or self.store or self.move_slots):
-            raise ValueError("a fault needs links, kill, stop, restart, full_log, store or move_slots")
+        if bool(self.clock) != bool(self.by):
+            raise ValueError('whose clock is set, and by how much? Give clock and by: "+300"')
+        processes = (self.kill, self.stop, self.restart, self.full_log, self.clock)
+        if not (self.links or any(processes) or self.store or self.move_slots):
+            raise ValueError("a fault needs links, kill, stop, restart, full_log, clock, store or move_slots")
         return self
 
 
@@ -94,7 +100,7 @@ class Expectation(Strict):
 class Scenario(Strict):
     name: str = ""
     about: str
-    stack: Literal["single", "cluster"] = "single"
+    stack: Literal["single", "cluster", "clocks"] = "single"
     short: bool = False
     faults: Annotated[list[Fault], Field(min_length=1)]
     lasts: Seconds = 4.0

@@ -34,8 +34,8 @@ class Pod:
 
 
 class Topology:
-    """`kind` is single (one Valkey) or cluster (six nodes, announced at their links). `proxy_command` stands for the
-    sidecar's, for planted faults."""
+    """`kind` is single (one Valkey), clocks (the same, and pod a has a wall clock that can be set) or cluster (six
+    nodes, announced at their links). `proxy_command` stands for the sidecar's, for planted faults."""
 
     def __init__(self, kind: str, folder: Path, proxy_command: Sequence[str] = ()) -> None:
         self.kind = kind
@@ -47,6 +47,7 @@ class Topology:
         self._folder = folder
         self._proxy_command = list(proxy_command)
         self._stopped: set[str] = set()
+        self._clocks: dict[str, Path] = {}
 
     @property
     def names(self) -> list[str]:
@@ -72,7 +73,7 @@ class Topology:
         self.mongodb = f"mongodb://127.0.0.1:{mongo}/chaos?directConnection=true"
         await self._run("mongo", servers.mongo(mongo, self._folder / "mongo"))
         self._mongo = mongo
-        if self.kind == "single":
+        if self.kind != "cluster":
             port = servers.free_port()
             self.nodes = [port]
             durable = ("--appendonly", "yes", "--appendfsync", "always")
@@ -91,7 +92,7 @@ class Topology:
 
     async def _store_of(self, who: str) -> dict[str, str]:
         """How a process reaches the store, by a link of its own where there is one server."""
-        if self.kind == "single":
+        if self.kind != "cluster":
             port = await self.toxics.link(f"{who}-redis", self.nodes[0])
             return {"REDIS_URL": f"redis://127.0.0.1:{port}"}
         nodes = ",".join(f"127.0.0.1:{port}" for port in self._links)
@@ -105,13 +106,34 @@ class Topology:
         uri = f"mongodb://127.0.0.1:{mongo}/chaos?directConnection=true"
         app, port, admin = (servers.free_port() for _ in range(3))
         store = await self._store_of(f"app-{name}")
-        await self._run(f"app-{name}", servers.app(app, uri, store["REDIS_URL"], {**APP, **store}))
+        environment = {**APP, **store, **self._clock(f"app-{name}")}
+        await self._run(f"app-{name}", servers.app(app, uri, store["REDIS_URL"], environment))
         link = await self.toxics.link(f"{name}-app", app)
-        store = await self._store_of(name)
+        store = await self._store_of(name) | self._clock(f"proxy-{name}")
         spec = servers.proxy(POLICY, port, admin, f"127.0.0.1:{link}", store["REDIS_URL"], store)
         await self._run(f"proxy-{name}", self._launched(spec))
         client = await self.toxics.link(f"client-{name}", port)
         self.pods[name] = Pod(name, client, port, admin, app)
+
+    def _clock(self, name: str) -> dict[str, str]:
+        """What lets the wall clock of pod a's processes be set while they run, by libfaketime."""
+        if self.kind != "clocks" or not name.endswith("-a"):
+            return {}
+        found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+        if not found:
+            raise StartFailure("libfaketime is missing: install it (Debian: libfaketime), or leave the clocks out")
+        self._clocks[name] = path = self._folder / f"clock-{name}"
+        path.write_text("+0\n")
+        return {
+            "LD_PRELOAD": str(found[0]), "FAKETIME_TIMESTAMP_FILE": str(path), "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }  # fmt: skip
+
+    def set_clock(self, name: str, by: str) -> None:
+        """By so many seconds, `+300` or `-300`; within a second."""
+        if name not in self._clocks:
+            raise LookupError(f"the clock of {name} can't be set. Those that can: {', '.join(self._clocks) or 'none'}")
+        self._clocks[name].write_text(f"{by}\n")
 
     def _launched(self, spec: Spec) -> Spec:
         if not self._proxy_command:
@@ -166,6 +188,8 @@ class Topology:
     async def heal(self) -> None:
         """Links whole, paused processes running, dead ones started anew."""
         await self.toxics.heal()
+        for name in self._clocks:
+            self.set_clock(name, "+0")
         for name in list(self._stopped):
             self.go_on(name)
         dead = [name for name, one in self.processes.items() if one.status is not None]

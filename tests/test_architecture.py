@@ -125,9 +125,10 @@ ALLOWED = {
         "proxy.upstream.cluster",
         "proxy.listener.door",
     },
-    "proxy.control.reload": {"proxy.app", "proxy.policy"},
+    "proxy.control.reload": {"proxy.app", "proxy.filter", "proxy.policy"},
     "proxy.control.diff": {"proxy.policy"},
     "proxy.control": {
+        "proxy.filter",
         "proxy.app",
         "proxy.control",
         "proxy.exchange",

@@ -411,7 +411,8 @@ def _strange(request: web.Request, unguarded: bool) -> str:
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:
-    return {"result": outcome.result, "revision": outcome.revision, "findings": outcome.findings}
+    told: dict[str, Any] = {"result": outcome.result, "revision": outcome.revision, "findings": outcome.findings}
+    return told | ({"weaker": outcome.weaker} if outcome.weaker else {})
 
 
 def _subject(request: web.Request) -> str:

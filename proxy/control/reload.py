@@ -11,12 +11,13 @@ import hashlib
 import logging
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from proxy.filter import Mode
 from proxy.policy.document import read
 from proxy.policy.findings import Finding, PolicyError
 from proxy.policy.load import load
@@ -44,11 +45,15 @@ def revision_of(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one attempt to take over a file; `findings` are all that is wrong with it."""
+    """What became of one attempt to take over a file; `findings` are all that is wrong with it.
+
+    `weaker` tells of the last refusals those that the new policy would not make: by rule, how many.
+    """
 
     result: str
     revision: str
     findings: tuple[str, ...] = ()
+    weaker: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -134,6 +139,7 @@ class Reloader:
             raise PolicyError([Finding(str(self.path), 1, 1, "", what)]) from None
         policy = load(self.path, self._environment)
         self._fixed(old, policy)
+        before = _enforced(proxy)
         try:
             await proxy.apply(policy)
         except (ValueError, OSError) as error:
@@ -145,7 +151,10 @@ class Reloader:
         self.revision, self.applied_at = revision, time.time()
         proxy.revision = revision
         log.warning("policy applied: revision %s", revision)
-        return Outcome("applied", revision)
+        weaker = _weaker(proxy, before, _enforced(proxy))
+        for line in weaker:
+            log.warning("policy is weaker: %s", line)
+        return Outcome("applied", revision, weaker=weaker)
 
     def _fixed(self, old: Policy, new: Policy) -> None:
         """Raises PolicyError with each part that differs and needs a restart."""
@@ -222,6 +231,33 @@ class Reloader:
             task = asyncio.get_running_loop().create_task(self._take_back(self._trial, what), name="revert")
             self._asked.add(task)
             task.add_done_callback(self._asked.discard)
+
+
+Enforced = dict[str, frozenset[str]]
+
+
+def _enforced(proxy: Proxy) -> Enforced:
+    """By route the rules that refuse there."""
+    return {
+        route.name: frozenset(
+            rule.name for one in route.chain.filters for rule in one.rules if rule.mode is Mode.ENFORCE
+        )
+        for route in proxy.compiled.routes.routes
+    }
+
+
+def _weaker(proxy: Proxy, before: Enforced, after: Enforced) -> tuple[str, ...]:
+    """The last refusals, checked against what refuses now; whose route has gone is not judged."""
+    last = proxy.decisions.latest(1000)
+    lost: Counter[str] = Counter()
+    for one in last:
+        route, rule = str(one["route"]), str(one["rule"])
+        if rule in before.get(route, ()) and route in after and rule not in after[route]:
+            lost[f"{rule} on route {route}"] += 1
+    return tuple(
+        f"{name} made {count} of the last {len(last)} refusals and does not refuse any more"
+        for name, count in lost.most_common()
+    )
 
 
 def _part(policy: Policy, path: tuple[str, ...]) -> object:

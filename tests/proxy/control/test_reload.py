@@ -255,6 +255,15 @@ async def test_a_refusal_can_be_asked_for(running: Running) -> None:
     assert "127.0.0.1" not in str(told)
 
 
+async def test_the_last_refusals_are_held_against_a_new_policy(running: Running) -> None:
+    await running.reload(limits="{few: {limit: 1/1h}}")
+    for _ in range(4):
+        await running.ask(GET)
+    assert (await running.reload(limits="{few: {limit: 2/1h}}")).weaker == ()
+    outcome = await running.reload(limits="{few: {limit: 2/1h, mode: shadow}}")
+    assert outcome.weaker == ("all.few on route all made 3 of the last 3 refusals and does not refuse any more",)
+
+
 async def test_a_hundred_reloads_under_load_lose_nothing(running: Running, upstream: ScriptedUpstream) -> None:
     """Under HTTP and 500 WebSockets: no disconnect, no other status, no policy that is kept for ever."""
     stop = asyncio.Event()
