@@ -34,10 +34,10 @@ async def traffic(stop: asyncio.Event) -> None:
             path = random.choice(PATHS)
             async with session.get(PROXY + path, headers=headers) as answer:
                 await answer.read()
-            if random.random() < 0.15:
+            if random.random() < 0.05:
                 async with session.get(f"{PROXY}/api/customers?search=%27%20OR%201%3D1--", headers=headers) as answer:
                     await answer.read()
-            await asyncio.sleep(0.12)
+            await asyncio.sleep(0.35)
         for socket in sockets:
             await socket.close()
 

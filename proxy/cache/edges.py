@@ -49,7 +49,7 @@ class Edges:
         purged.on_change.append(self._on_ack)
 
     def edge(self, route: str, rule: Rule | None, terms: EdgeTerms, *, shadow: bool) -> Edge:
-        stats = self.stats.setdefault(route, EdgeStats())
+        stats = EdgeStats() if rule is None else self.stats.setdefault(route, EdgeStats())
         edge = Edge(route, rule, terms, self.store, self.flights, stats, self._soon, shadow=shadow)
         edge.on_written = self.invalidated
         edge.second = self.second

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from joserfc import jwt
-from joserfc.errors import InvalidKeyIdError, JoseError
+from joserfc.errors import InvalidClaimError, InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
 
 from proxy.exchange import Exchange
@@ -79,6 +79,15 @@ class Certificates:
     claims: Mapping[str, Mapping[str, str]]
 
 
+class Claims(jwt.JWTClaimsRegistry):
+    """RFC 7519 section 4.1 without a verdict on `iat`: who issued the token may have another clock."""
+
+    def validate_iat(self, value: object) -> None:
+        """Any number will do; `nbf` is what says from when on a token holds."""
+        if not isinstance(value, int | float):
+            raise InvalidClaimError("iat")
+
+
 class Identity(RuleFilter):
     __slots__ = (
         "_api_keys",
@@ -123,7 +132,7 @@ class Identity(RuleFilter):
                 options["iss"] = {"essential": True, "value": tokens.issuer}
             if tokens.audience:
                 options["aud"] = {"essential": True, "value": tokens.audience}
-            self._checks = jwt.JWTClaimsRegistry(now=lambda: int(clock()), leeway=int(tokens.skew), **options)
+            self._checks = Claims(now=lambda: int(clock()), leeway=int(tokens.skew), **options)
             tokens.ring.on_change.append(self._kept.clear)
 
     def on_request(self, exchange: Exchange) -> None:

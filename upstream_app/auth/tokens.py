@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from joserfc import jwt
-from joserfc.errors import JoseError
+from joserfc.errors import InvalidClaimError, JoseError
 from joserfc.jwk import OctKey
 
 ACCESS_SECONDS, REFRESH_SECONDS = 3_600, 48 * 3_600
@@ -16,11 +16,19 @@ ISSUER = "simplepro"
 MAX_TOKEN = 4096
 
 
+class Claims(jwt.JWTClaimsRegistry):
+    """Another instance's clock may be ahead of this one's: `iat` is no reason to refuse (RFC 7519 section 4.1.6)."""
+
+    def validate_iat(self, value: object) -> None:
+        if not isinstance(value, int | float):
+            raise InvalidClaimError("iat")
+
+
 class Tokens:
     def __init__(self, access_secret: str, refresh_secret: str, clock: Callable[[], float] = time.time) -> None:
         self._keys = {"access": OctKey.import_key(access_secret), "refresh": OctKey.import_key(refresh_secret)}
         self._clock = clock
-        self._checks = jwt.JWTClaimsRegistry(
+        self._checks = Claims(
             now=lambda: int(clock()), leeway=5, exp={"essential": True}, iss={"essential": True, "value": ISSUER}
         )
 

@@ -71,6 +71,9 @@ async def test_a_revoked_token_is_refused_at_once(
     assert "was ended" in orjson.loads(refused.body)["detail"]
     younger = bearer(jti="t2", sessionId="s2", iat=int(time.time()) + 5)
     assert (await ask(served, younger)).status == 200
+    ahead = bearer(jti="t3", sessionId="s3", iat=int(time.time()) + 600)
+    assert (await ask(served, ahead)).status == 200, "who issued it has a clock ahead of ours, and nbf says nothing"
+    assert (await ask(served, bearer(jti="t4", iat="now"))).status == 401
 
 
 class Issuer:
