@@ -148,7 +148,7 @@ def _breakers(one: dict[str, Any]) -> str:
 
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#1f2937;background:#fff}
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:90rem;padding:0 1rem;color:#1f2937;background:#fff}
 table{border-collapse:collapse;font-size:13px}td,th{padding:.2rem .5rem;border-bottom:1px solid #e5e7eb;text-align:left}
 .wide{overflow-x:auto}.good{color:#15803d}.bad{color:#fff;background:#b91c1c}h2.failed small{color:#b91c1c}
 h2.passed small{color:#15803d}section{border-top:1px solid #d1d5db;margin-top:2rem}figure{margin:1rem 0}
