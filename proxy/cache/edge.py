@@ -46,6 +46,8 @@ _PASSED = frozenset(
 """Request fields that go on though they are in no key: the upstream gets them from the proxy, or answers that hang on
 them are not shared (RFC 9111 section 3.5)."""
 _CONDITIONS = frozenset({b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since", b"if-range"})
+_UNORDERED = frozenset({b"accept", b"accept-encoding", b"accept-language", b"accept-charset"})
+"""Members are weighed by `q`, not by where they stand (RFC 9110 section 12.4)."""
 _NOT_MODIFIED = frozenset(
     {b"cache-control", b"content-location", b"date", b"etag", b"expires", b"vary", b"last-modified",
      b"cdn-cache-control"}
@@ -346,8 +348,8 @@ class Ticket:
     """
 
     __slots__ = (
-        "_began", "_edge", "_held", "_kept", "_pieces", "_purges", "_since", "entry", "exchange", "flight", "key",
-        "lease", "refreshes", "watches",
+        "_began", "_edge", "_held", "_kept", "_pieces", "_purges", "_since", "asks_anew", "entry", "exchange", "flight",
+        "key", "lease", "refreshes", "watches",
     )  # fmt: skip
 
     def __init__(
@@ -361,6 +363,8 @@ class Ticket:
         self.flight = flight
         self.watches = watches
         self.refreshes: Response | None = None
+        self.asks_anew = False
+        """What was found good is not what is kept (RFC 9111 section 4.3.3): the request goes out without conditions."""
         self._began = now
         self._purges = edge.store.purges
         self._pieces: list[bytes] | None = None
@@ -384,10 +388,14 @@ class Ticket:
             return None
         if response.status == 304 and entry is not None:
             fresh = self._validated(entry, response, now)
-            if fresh is not None:
-                edge.stats.count("revalidated")
-                exchange.cached = "revalidated"
-                return edge.served(exchange, fresh, now, b"hit; fwd=stale; fwd-status=304; ttl=%d" % fresh.ttl(now))
+            if fresh is None:
+                self.entry, self.asks_anew = None, True
+                exchange.sent = edge.sent(exchange, None)
+                return None
+            edge.stats.count("revalidated")
+            exchange.cached = "revalidated"
+            return edge.served(exchange, fresh, now, b"hit; fwd=stale; fwd-status=304; ttl=%d" % fresh.ttl(now))
+        self.asks_anew = False
         if response.status in ERRORS and (stale := self.stale(now)) is not None:
             return stale
         why = self._keep(response, now)
@@ -506,8 +514,7 @@ class Ticket:
             store.drop(entry)
             return None
         headers = response.headers
-        unkept = _unkept(headers) | {b"content-length", b"content-encoding", b"content-type",
-                                                 b"content-range"}  # fmt: skip
+        unkept = _unkept(headers) | {b"content-length", b"content-encoding", b"content-range"}
         new = [pair for pair in headers.pairs if pair[0] not in unkept]
         names = {name for name, _ in new}
         merged = Headers([*(pair for pair in entry.headers.pairs if pair[0] not in names), *new])
@@ -592,10 +599,8 @@ def _most_stale(argument: bytes | None) -> float:
 def _normal(name: bytes, values: list[bytes]) -> bytes:
     """So that what means the same is the same: space about commas, case and order where neither matters."""
     members = [one.strip(b" \t") for one in b",".join(values).split(b",")]
-    if name in (b"accept-encoding", b"accept-language", b"accept-charset"):
-        members = [one.replace(b" ", b"").lower() for one in members]
-        if name == b"accept-encoding":
-            members = sorted(set(members))
+    if name in _UNORDERED:
+        members = sorted({one.replace(b" ", b"").lower() for one in members})
     return b",".join(members)
 
 

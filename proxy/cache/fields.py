@@ -124,10 +124,15 @@ def _targeted(value: bytes) -> Directives | None:
             pass
         elif argument is None or argument == b"?1":
             found[name] = None
+        elif name in _NUMBERS and not argument.lstrip(b"-").isdigit():
+            return None
         else:
             found[name] = argument.strip(b'"')
         at = match.end()
     return found or None
+
+
+_NUMBERS = frozenset({b"max-age", b"s-maxage", b"stale-while-revalidate", b"stale-if-error"})
 
 
 def targeted(values: list[bytes]) -> Directives | None:

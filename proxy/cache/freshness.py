@@ -97,7 +97,7 @@ def judge(
 
 
 def _refused(status: int, headers: Headers, control: Directives, *, authorized: bool) -> str:
-    if status in UNKEPT_STATUSES or status < 200 or b"content-range" in headers.index:
+    if status in UNKEPT_STATUSES or status < 200:
         return f"status {status}"
     if b"must-understand" in control and status not in UNDERSTOOD:
         return "must-understand"

@@ -141,6 +141,10 @@ class Cached(Sockets):
             self._ticket = None
             ticket.fail()
             return False
+        if ticket.asks_anew and self._cluster is not None:
+            self._drop_attempt()
+            self._try(self._cluster, self._loop.time())
+            return True
         if kept is None:
             return False
         self._own_answer(kept, closing=False)

@@ -111,7 +111,7 @@ class Refresh(Waiter, Receiver):
             self._attempt.answered(response.status)
         try:
             served = self._ticket.on_head(response, self._loop.time())
-            if served is not None:
+            if served is not None or self._ticket.asks_anew:
                 self._end(broken=not ended)
             else:
                 self.on_upstream_data(data, ended)
