@@ -125,7 +125,7 @@ restore-drill: setup ## prove that the newest backup of BACKUPS can be read: res
 lock: ## make the lock files anew
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) --group build -o requirements-build.lock
-	$(LOCK) pyproject.toml --extra dev --extra evaluation --extra bench -o requirements-dev.lock
+	$(LOCK) pyproject.toml --extra dev --extra otel --extra evaluation --extra bench -o requirements-dev.lock
 
 clean:
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis

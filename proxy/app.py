@@ -46,6 +46,7 @@ from proxy.target import TargetRules
 from proxy.telemetry.access_log import AccessLog
 from proxy.telemetry.decisions import Decisions
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.traces import Traces, TraceTerms
 from proxy.throttle.cluster import slot_of
 from proxy.throttle.distributed import RedisLimiter
 from proxy.throttle.link import pack
@@ -89,6 +90,7 @@ class Proxy:
             self._join(link)
         self.key_sources = [self._key_source(*one) for one in self.compiled.key_rings]
         self.access_log = AccessLog(policy.access_log.sample) if policy.access_log.enabled or path else None
+        self.traces = _traces(policy)
         self._log_accesses(policy)
         self.listener = Listener(
             self._listener_settings(policy),
@@ -109,6 +111,7 @@ class Proxy:
             self.key_sources,
             self.reloader,
             self.shared,
+            self.traces,
         )
         self.admin = Admin(self)
         self._events_second = 0
@@ -240,6 +243,7 @@ class Proxy:
     def _log_accesses(self, policy: Policy) -> None:
         if self.access_log is not None:
             self.access_log.sample(policy.access_log.sample if policy.access_log.enabled else None)
+            self.access_log.logfmt = policy.access_log.format == "logfmt"
 
     async def _begin_limiting(self) -> None:
         if self.limiting is not None and not self._limiting_began:
@@ -332,6 +336,8 @@ class Proxy:
                 stats.outcomes[exchange.rejection or exchange.failure or "unknown"] += 1
         if self.access_log is not None:
             self.access_log.emit(exchange, seconds)
+        if exchange.sampled and self.traces is not None:
+            self.traces.ended(exchange, seconds)
 
     async def start(self) -> None:
         """Open the sockets; raises OSError where an address can't be had."""
@@ -379,6 +385,8 @@ class Proxy:
         if self.link is not None:
             self.link.last(self.metrics.expose().decode())
             await self.link.close()
+        if self.traces is not None:
+            await self.traces.close()
         if self.access_log is not None:
             await self.access_log.close()
         return ended
@@ -434,6 +442,14 @@ async def serve(policy: Policy, path: Path | None = None) -> int:
     ended = stopping.result()
     log.info("stopped", clean=ended)
     return 0
+
+
+def _traces(policy: Policy) -> Traces | None:
+    given = policy.traces
+    if given is None:
+        return None
+    headers = tuple((name, value.get_secret_value()) for name, value in given.headers.items())
+    return Traces(TraceTerms(given.endpoint, given.service, given.most, headers))
 
 
 def _shared_limiter(policy: Policy) -> RedisLimiter | None:

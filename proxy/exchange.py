@@ -80,6 +80,9 @@ class Exchange:
     request_id = b""
     correlation_id = b""
     traceparent = b""
+    sampled = False
+    """Whether it has a span of its own, below `parent_span` of the client's."""
+    parent_span = b""
     names = b""
     """The header lines that tell request id and correlation id."""
     nonce = b""

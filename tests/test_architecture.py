@@ -142,9 +142,10 @@ ALLOWED = {
     "proxy.telemetry.access_log": {"proxy.exchange"},
     "proxy.telemetry.decisions": {"proxy.entropy", "proxy.exchange", "proxy.rejection"},
     "proxy.telemetry.logs": set(),
+    "proxy.telemetry.traces": {"proxy", "proxy.exchange"},
     "proxy.policy.document": {"proxy.policy.findings"},
     "proxy.policy.findings": set(),
-    "proxy.policy.load": {"proxy.policy", "proxy.rejection", "proxy.tls"},
+    "proxy.policy.load": {"proxy.policy", "proxy.rejection", "proxy.telemetry.traces", "proxy.tls"},
     "proxy.policy.values": set(),
     "proxy.policy.compile": {
         "proxy.addresses",

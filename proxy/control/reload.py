@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 1.0
 HISTORY = 60
 """Ticks of counts that are kept: what was usual before a swap."""
-AT_START = (("listener", "unix"), ("admin", "address"), ("redis",), ("workers",))
+AT_START = (("listener", "unix"), ("admin", "address"), ("redis",), ("workers",), ("traces",))
 """What is opened once, and can't be changed in a running process."""
 OF_WORKERS = (("listener", "address"), ("listener", "redirect"))
 """Of several workers their parent opens the sockets."""

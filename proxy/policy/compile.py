@@ -30,6 +30,7 @@ from proxy.filters import (
 )
 from proxy.filters.bans import BanList, BanTerms
 from proxy.filters.identity import Certificates, KeyRing
+from proxy.filters.request_id import Sampling
 from proxy.filters.throttle import Limit, Usage
 from proxy.fleet.board import Board
 from proxy.headers import ASSERTED
@@ -103,7 +104,8 @@ def compile_policy(
     keys that were fetched.
     """
     entropy = Entropy()
-    request_id = RequestId(entropy)
+    traces = policy.traces
+    request_id = RequestId(entropy, Sampling(traces.sample, follows=traces.follow) if traces else None)
     ban_list = previous.ban_list if previous else BanList(shared.bans)
     identity = _identity(policy, on_verdict, shared)
     throttles: list[Throttle] = []

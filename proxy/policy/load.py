@@ -23,6 +23,7 @@ from proxy.policy.models.clusters import ClusterModel
 from proxy.policy.models.limits import LimitModel
 from proxy.policy.switches import apply
 from proxy.rejection import Rejection
+from proxy.telemetry.traces import installed as otel_installed
 from proxy.tls import client_context, server_context
 
 
@@ -192,6 +193,8 @@ def _references(policy: Policy, document: Document, *, whole: bool) -> list[Find
             check()
         except ValueError as error:
             find(path, str(error))
+    if policy.traces is not None and not otel_installed():
+        find(("traces",), "spans need OpenTelemetry. Install simplepro-proxy[otel], or leave traces out")
     if policy.redis is not None:
         try:
             replace(address_of(policy.redis), tls=True).context()

@@ -17,7 +17,7 @@ from proxy.policy.models.headers import CorsModel, IpAccessModel, RequestModel, 
 from proxy.policy.models.identity import IdentityModel, RedisModel
 from proxy.policy.models.inspect import InspectModel, ValidationModel
 from proxy.policy.models.limits import BansModel, LimitModel
-from proxy.policy.models.listener import AccessLogModel, AdminModel, ListenerModel, ReloadModel
+from proxy.policy.models.listener import AccessLogModel, AdminModel, ListenerModel, ReloadModel, TracesModel
 from proxy.policy.models.routes import RouteModel
 from proxy.policy.models.sanitize import SanitizeModel
 from proxy.policy.models.schemas import OpenApiModel
@@ -88,6 +88,7 @@ class Policy(Model):
     redis: RedisModel | None = None
     identity: IdentityModel | None = None
     access_log: AccessLogModel = AccessLogModel()
+    traces: TracesModel | None = None
     reload: ReloadModel = ReloadModel()
     clusters: Annotated[dict[Name, ClusterModel], Field(min_length=1)]
     policies: dict[Name, PolicySet] = {}

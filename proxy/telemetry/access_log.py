@@ -50,6 +50,7 @@ class AccessLog:
         "_task",
         "_writing",
         "dropped",
+        "logfmt",
     )
 
     def __init__(self, sample: float, fd: int = 1, now: Callable[[], float] = time.time) -> None:
@@ -64,6 +65,8 @@ class AccessLog:
         self._task: asyncio.Task[None] | None = None
         self._writing: asyncio.Future[None] | None = None
         self.dropped = 0
+        self.logfmt = False
+        """Lines of name=value instead of JSON's; the same facts."""
 
     def sample(self, share: float | None) -> None:
         """That share of good answers from now on; None writes nothing at all."""
@@ -84,6 +87,8 @@ class AccessLog:
             self.dropped += 1
             return
         line = self._line(exchange, seconds)
+        if self.logfmt:
+            line = as_logfmt(line)
         self._queued += len(line)
         self._lines.append(line)
 
@@ -165,6 +170,28 @@ def write_apart(write: Callable[[list[bytes]], None], lines: list[bytes]) -> asy
 
     threading.Thread(target=run, name="access log", daemon=True).start()
     return done
+
+
+_WORD = re.compile(r"[^\s\"=]+")
+
+
+def as_logfmt(line: bytes) -> bytes:
+    """A JSON line's facts as name=value, lists and objects by their path; what holds a space or a quote is quoted."""
+    words: list[str] = []
+
+    def tell(name: str, value: object) -> None:
+        if isinstance(value, dict):
+            for key, one in value.items():
+                tell(f"{name}.{key}" if name else key, one)
+        elif isinstance(value, list):
+            for index, one in enumerate(value):
+                tell(f"{name}.{index}", one)
+        else:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            words.append(f"{name}={text if _WORD.fullmatch(text) else orjson.dumps(text).decode()}")
+
+    tell("", orjson.loads(line))
+    return " ".join(words).encode() + b"\n"
 
 
 def _unusual(exchange: Exchange) -> bytes:

@@ -21,6 +21,7 @@ from proxy.listener.server import Listener
 from proxy.policy.compile import Compiled, Shared
 from proxy.telemetry import logs
 from proxy.telemetry.access_log import AccessLog
+from proxy.telemetry.traces import Traces
 from proxy.throttle.distributed import RedisLimiter
 
 _STATES = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
@@ -39,7 +40,9 @@ class Metrics:
         key_sources: Sequence[KeySource],
         reloader: Reloader | None = None,
         outlives: Shared | None = None,
+        traces: Traces | None = None,
     ) -> None:
+        self._traces = traces
         self._outlives = outlives
         self._reloader = reloader
         self._fleet = fleet
@@ -66,6 +69,9 @@ class Metrics:
         yield from self._process()
         yield from self._limits()
         yield from self._told()
+        if self._traces is not None:
+            yield CounterMetricFamily("proxy_spans", "Spans given to the exporter", self._traces.spans)
+            yield CounterMetricFamily("proxy_spans_skipped", "Spans past traces.most", self._traces.skipped)
         if self._outlives is not None and self._outlives.edges is not None:
             yield from _cache(self._outlives.edges)
         if self._reloader is not None:

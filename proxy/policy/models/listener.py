@@ -123,6 +123,18 @@ class ReloadModel(Model):
     revert: RevertModel = RevertModel()
 
 
+class TracesModel(Model):
+    """Spans to an OpenTelemetry collector: of a share of the exchanges, and of those whose client is traced."""
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+    sample: Share = 0.01
+    follow: bool = True
+    most: Annotated[int, Field(ge=1, le=10_000)] = 200
+    service: Annotated[str, Field(min_length=1, max_length=80)] = "simplepro-proxy"
+    headers: dict[str, Secret] = {}
+
+
 class AccessLogModel(Model):
     enabled: bool = True
+    format: Literal["json", "logfmt"] = "json"
     sample: Annotated[float, Field(ge=0, le=1)] = 1.0
