@@ -10,6 +10,8 @@ from pathlib import Path
 import aiohttp
 from playwright.async_api import async_playwright
 
+from upstream_app.seed import PASSWORD
+
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
 PROXY = f"http://127.0.0.1:{os.environ.get('PROXY_PORT', '8080')}"
 ADMIN = f"http://127.0.0.1:{os.environ.get('ADMIN_PORT', '9901')}"
@@ -22,7 +24,7 @@ async def traffic(stop: asyncio.Event) -> None:
     async with aiohttp.ClientSession() as session:
         token = {}
         for name in ("manager", "sales", "dispatcher"):
-            body = {"username": name, "password": "SimplePro1!"}
+            body = {"username": name, "password": PASSWORD}
             async with session.post(f"{PROXY}/api/auth/login", json=body) as answer:
                 token[name] = (await answer.json())["data"]["access_token"]
         sockets = [

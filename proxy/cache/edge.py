@@ -86,10 +86,10 @@ class EdgeTerms:
 class EdgeStats:
     """Of one route: requests by what they came to, stores, and how long answers took that were kept."""
 
-    results: dict[str, int] = field(default_factory=dict)
+    results: dict[str, int] = field(default_factory=lambda: {"hit": 0, "miss": 0})
     bytes_served: int = 0
     stored: int = 0
-    unkept: dict[str, int] = field(default_factory=dict)
+    unkept: dict[str, int] = field(default_factory=lambda: {"no-store": 0, "private": 0, "too large": 0})
     wrong: int = 0
     """In shadow: answers that differ from what would have been served."""
     same: int = 0
