@@ -197,7 +197,18 @@ def _guessed(text: str) -> Iterator[Part]:
 
 
 def _multipart(kind: MediaType, body: bytes, terms: BodyTerms) -> Iterator[Part]:
-    """RFC 7578, and nothing around it: no preamble, no epilogue, no bare line feeds, no folded or repeated fields."""
+    _, pieces = divided(kind, body)
+    if len(pieces) > terms.parts:
+        raise Malformed("multipart", f"the body has more than {terms.parts} parts", status=413)
+    for head, content in pieces:
+        yield from _field(_fields(head), content, terms)
+
+
+def divided(kind: MediaType, body: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """The delimiter, and each part's head and content. Raises Malformed.
+
+    RFC 7578, and nothing around it: no preamble, no epilogue, no bare line feeds, no folded or repeated fields.
+    """
     boundary = kind.parameters.get(b"boundary", b"")
     if not _BOUNDARY.fullmatch(boundary):
         raise Malformed("multipart", "the boundary is missing or is none (RFC 2046 section 5.1.1)")
@@ -207,15 +218,23 @@ def _multipart(kind: MediaType, body: bytes, terms: BodyTerms) -> Iterator[Part]
     pieces = (b"\r\n" + body).split(b"\r\n" + delimiter)
     if pieces[0] or pieces[-1] not in (b"--", b"--\r\n"):
         raise Malformed("multipart", "the body does not end with its boundary")
-    if len(pieces) - 2 > terms.parts:
-        raise Malformed("multipart", f"the body has more than {terms.parts} parts", status=413)
+    found = []
     for piece in pieces[1:-1]:
         if not piece.startswith(b"\r\n"):
             raise Malformed("multipart", "a boundary is followed by something")
         head, end, content = piece[2:].partition(b"\r\n\r\n")
         if not end:
             raise Malformed("multipart", "a part has no end of its head")
-        yield from _field(_fields(head), content, terms)
+        found.append((head, content))
+    return delimiter, found
+
+
+def field_name(head: bytes) -> tuple[str, bool]:
+    """A part's name, and whether it is a file. Raises Malformed."""
+    disposition = media_type(_fields(head).get(b"content-disposition", b"")).parameters
+    if b"name" not in disposition:
+        raise Malformed("multipart", "a part has no form-data name")
+    return _text(disposition[b"name"]), b"filename" in disposition or b"filename*" in disposition
 
 
 def _fields(head: bytes) -> dict[bytes, bytes]:

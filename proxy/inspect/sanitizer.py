@@ -8,12 +8,13 @@ from urllib.parse import quote_plus
 
 import orjson
 
+from proxy.inspect.bodies import Malformed, divided, field_name, media_type
 from proxy.inspect.cleaning import Action, Edit
 from proxy.inspect.parts import decoded
 from proxy.inspect.pointers import Pointers, values
 from proxy.inspect.rewrite import rewritten
 
-FORM_TYPE = b"application/x-www-form-urlencoded"
+FORM_TYPE, MULTIPART = b"application/x-www-form-urlencoded", b"multipart/form-data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,56 @@ class Sanitizer:
     def reads(self, content_type: bytes) -> bool:
         """Whether bodies of that type have fields to clean."""
         name = _name(content_type)
-        return bool(self._form) if name == FORM_TYPE else self._has_json and _is_json(name)
+        return bool(self._form) if name in (FORM_TYPE, MULTIPART) else self._has_json
 
     def body(self, content_type: bytes, raw: bytes, changes: list[Change]) -> bytes:
-        """Raises Unreadable."""
+        """What says that it is JSON or a form has to be one; what says something else, but is JSON, is cleaned as such,
+        since an application may read it so. Raises Unreadable."""
         if not self.reads(content_type):
             return raw
-        return _parameters(raw, self._form, changes) if _name(content_type) == FORM_TYPE else self.json(raw, changes)
+        name = _name(content_type)
+        if name == FORM_TYPE:
+            return _parameters(raw, self._form, changes)
+        if name == MULTIPART:
+            return self._multipart(content_type, raw, changes)
+        if _is_json(name):
+            return self.json(raw, changes)
+        if raw.lstrip(b" \t\r\n")[:1] not in (b"{", b"["):
+            return raw
+        try:
+            return self.json(raw, changes)
+        except Unreadable:
+            return raw
+
+    def _multipart(self, content_type: bytes, raw: bytes, changes: list[Change]) -> bytes:
+        """Fields of a form; files stay as they came. Raises Unreadable, also where what is left would end its part."""
+        try:
+            delimiter, parts = divided(media_type(content_type), raw)
+            named = [(*field_name(head), head, content) for head, content in parts]
+        except Malformed as error:
+            raise Unreadable(f"the form can't be read: {error.detail}") from None
+        pieces: list[bytes] = []
+        same = True
+        for name, is_file, head, content in named:
+            base, _, path = name.partition("[")
+            held = tuple(field for key in dict.fromkeys((name, base, "*")) for field in self._form.get(key, ()))
+            stripping = next((field for field in held if field.operators), None)
+            if stripping is not None and _is_operator(name, path):
+                changes.append((stripping.at, "strip_operators"))
+                same = False
+                continue
+            if held and not is_file:
+                try:
+                    value = content.decode()
+                except UnicodeDecodeError:
+                    raise Unreadable("a field of the form is no UTF-8") from None
+                after = _edited(value, held, changes)
+                if after != value:
+                    same, content = False, after.encode()
+                    if delimiter in content:
+                        raise Unreadable("a field of the form hides a boundary")
+            pieces.append(b"%b\r\n%b\r\n\r\n%b\r\n" % (delimiter, head, content))
+        return raw if same else b"".join([*pieces, delimiter, b"--\r\n"])
 
     def json(self, raw: bytes, changes: list[Change]) -> bytes:
         """Raises Unreadable."""
@@ -121,6 +165,10 @@ def _dropped(name: str, held: tuple[Field, ...], changes: list[Change]) -> bool:
     return False
 
 
+def _is_operator(name: str, path: str) -> bool:
+    return "[$" in name or name.startswith("$") or (bool(path) and ".$" in name)
+
+
 def _by_name(fields: tuple[Field, ...]) -> dict[str, tuple[Field, ...]]:
     return {name: tuple(one for one in fields if one.at == name) for name in {one.at for one in fields}}
 
@@ -139,7 +187,7 @@ def _parameters(raw: bytes, fields: Mapping[str, tuple[Field, ...]], changes: li
             kept.append(item)
             continue
         stripping = next((field for field in held if field.operators), None)
-        if stripping is not None and ("[$" in name or name.startswith("$") or (path and ".$" in name)):
+        if stripping is not None and _is_operator(name, path):
             changes.append((stripping.at, "strip_operators"))
             same = False
             continue

@@ -153,3 +153,71 @@ def test_operators_go_from_any_document(value: Any, indent: int | None) -> None:
 def test_what_is_no_json_says_so() -> None:
     with pytest.raises(Unreadable):
         cleaned('{"n": ', field("/n", "trim"))
+
+
+BOUNDARY = b"multipart/form-data; boundary=x7"
+
+
+def form(*parts: tuple[str, bytes]) -> bytes:
+    pieces = [
+        b"--x7\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n" % (told.encode(), value) for told, value in parts
+    ]
+    return b"".join([*pieces, b"--x7--\r\n"])
+
+
+def of_form(raw: bytes, *fields: Field) -> tuple[bytes, list[Change]]:
+    changes: list[Change] = []
+    return Sanitizer((), fields, ()).body(BOUNDARY, raw, changes), changes
+
+
+def test_fields_of_a_multipart_form_are_cleaned_and_files_are_not() -> None:
+    raw = form(('name="note"', b"<b>x</b>"), ('name="note"; filename="a.txt"', b"<b>x</b>"), ('name="other"', b"<b>"))
+    found, changes = of_form(raw, field("note", "strip_html"))
+    assert found == form(
+        ('name="note"', b"x"), ('name="note"; filename="a.txt"', b"<b>x</b>"), ('name="other"', b"<b>")
+    )
+    assert changes == [("note", "strip_html")]
+    assert of_form(found, field("note", "strip_html")) == (found, [])
+
+
+def test_operators_of_a_multipart_form_go_with_their_part() -> None:
+    raw = form(('name="p[$ne]"', b"1"), ('name="p"', b"2"))
+    assert of_form(raw, field("p", "strip_operators"))[0] == form(('name="p"', b"2"))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        form(('name="note"', b'a\r\n-<b></b>-x7\r\nContent-Disposition: form-data; name="admin"\r\n\r\n1')),
+        form(('name="note"', b"-<b></b>-x7--")),
+        form(('name="note"', b"\xff")),
+        form(("", b"x")),
+        b"--x7\r\n\r\nno end",
+        b"before --x7\r\n",
+    ],
+)
+def test_a_form_that_can_not_be_cleaned_does_not_pass(raw: bytes) -> None:
+    with pytest.raises(Unreadable):
+        of_form(raw, field("note", "strip_html"))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["note", "other"]), st.binary(max_size=30)), max_size=5))
+def test_any_form_is_the_same_form_after(parts: list[tuple[str, bytes]]) -> None:
+    raw = form(*((f'name="{name}"', value) for name, value in parts))
+    try:
+        found, changes = of_form(raw, field("note", "strip_html", "trim"))
+    except Unreadable:
+        return
+    assert found.count(b"--x7") == raw.count(b"--x7") or changes
+    assert of_form(found, field("note", "strip_html", "trim"))[0] == found
+
+
+@pytest.mark.parametrize("media", [b"", b"text/plain", b"text/plain; charset=utf-8", b"application/octet-stream"])
+def test_json_by_another_name_is_cleaned_as_json(media: bytes) -> None:
+    sanitizer = Sanitizer((field("/n", "trim"),), (), ())
+    changes: list[Change] = []
+    assert sanitizer.body(media, b' {"n":" a "}', changes) == b' {"n":"a"}'
+    assert sanitizer.body(media, b"{ no JSON", changes) == b"{ no JSON"
+    assert sanitizer.body(media, b"n = 1", changes) == b"n = 1"
+    with pytest.raises(Unreadable):
+        sanitizer.body(b"application/json", b"{ no JSON", changes)
