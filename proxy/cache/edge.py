@@ -40,12 +40,13 @@ _UNKEPT = (
         b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset", b"trailer", b"cache-status",
     }
 )  # fmt: skip
-_PASSED = frozenset(
-    {b"host", b"via", b"cache-control", b"pragma", b"authorization", b"content-length", b"transfer-encoding"}
-)
+_PASSED = frozenset({b"host", b"authorization"})
 """Request fields that go on though they are in no key: the upstream gets them from the proxy, or answers that hang on
 them are not shared (RFC 9111 section 3.5)."""
-_CONDITIONS = frozenset({b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since", b"if-range"})
+_CONDITIONS = frozenset({b"if-none-match", b"if-modified-since"})
+_PRECONDITIONS = frozenset({b"if-match", b"if-unmodified-since"})
+"""These are the origin's to judge (RFC 9110 section 13.2.1)."""
+_RANGES = frozenset({b"range", b"if-range"})
 _UNORDERED = frozenset({b"accept", b"accept-encoding", b"accept-language", b"accept-charset"})
 """Members are weighed by `q`, not by where they stand (RFC 9110 section 12.4)."""
 _NOT_MODIFIED = frozenset(
@@ -195,12 +196,14 @@ class Edge:
             return "credentials"
         if exchange.certificate and not key.user:
             return "certificate"
+        if not _PRECONDITIONS.isdisjoint(index):
+            return "precondition"
         return ""
 
     def _key(self, exchange: Exchange) -> Key:
         key, index = self.terms.key, exchange.headers.index
         query = exchange.query if key.parameters is None else _chosen(exchange.query, key.parameters)
-        parts: list[object] = [self._shape, exchange.host, exchange.path, query]
+        parts: list[object] = [self._shape, exchange.scheme, exchange.host, exchange.path, query]
         if key.headers:
             parts += [_normal(name, exchange.headers.all(name)) if name in index else None for name in key.headers]
         if key.cookies:
@@ -291,7 +294,7 @@ class Edge:
         if response is None and b"range" in index and entry.status == 200 and exchange.method == b"GET":
             response = _part(index, entry)
         if response is None:
-            response = Response(entry.status, entry.reason, Headers.like(entry.headers), body=entry.body, own=True)
+            response = Response(entry.status, entry.reason, Headers.like(entry.headers), body=entry.body)
         response.blocks.append(block)
         self.stats.bytes_served += len(response.body)
         return response
@@ -303,14 +306,15 @@ class Edge:
         headers, strips = exchange.headers, self.terms.strips
         if not strips and entry is None:
             return None
-        pairs = [pair for pair in headers.pairs if not strips or self._goes_on(pair[0])]
+        ranges = _RANGES if b"range" in headers.index else frozenset()
+        pairs = [pair for pair in headers.pairs if not strips or self._goes_on(pair[0]) or pair[0] in ranges]
         if strips and self.terms.key.cookies and b"cookie" in headers.index:
             jar = _cookies(headers, self.terms.key.cookies)
             pairs = [pair for pair in pairs if pair[0] != b"cookie"]
             if jar:
                 pairs.append((b"cookie", b"; ".join(b"%b=%b" % one for one in jar.items())))
         if entry is not None:
-            pairs = [pair for pair in pairs if pair[0] not in _CONDITIONS and pair[0] != b"range"]
+            pairs = [pair for pair in pairs if pair[0] not in _CONDITIONS]
             pairs += _validators(entry)
         return Headers(pairs)
 
@@ -379,8 +383,9 @@ class Ticket:
             if query is not None:
                 exchange.sent_query = query
 
-    def on_head(self, response: Response, now: float) -> Response | None:
-        """What is served in its place; None where it goes on, and `feed` gets its body."""
+    def on_head(self, response: Response, now: float, *, measured: bool = True) -> Response | None:
+        """What is served in its place; None where it goes on, and `feed` gets its body. `measured` is whether it can be
+        told when the body is whole."""
         edge, exchange, entry = self._edge, self.exchange, self.entry
         if self.watches:
             self._compare(response, now)
@@ -398,7 +403,7 @@ class Ticket:
         self.asks_anew = False
         if response.status in ERRORS and (stale := self.stale(now)) is not None:
             return stale
-        why = self._keep(response, now)
+        why = self._keep(response, now) if measured else "no length"
         said = b"fwd=stale" if entry is not None else b"fwd=uri-miss"
         if why:
             edge.stats.unkept[why] = edge.stats.unkept.get(why, 0) + 1
@@ -644,7 +649,7 @@ def _conditional(index: dict[bytes, bytes], entry: Entry) -> Response | None:
     if not met:
         return None
     pairs = [pair for pair in entry.headers.pairs if pair[0] in _NOT_MODIFIED]
-    return Response(304, b"Not Modified", Headers(pairs), own=True)
+    return Response(304, b"Not Modified", Headers(pairs))
 
 
 def _part(index: dict[bytes, bytes], entry: Entry) -> Response | None:
@@ -662,12 +667,12 @@ def _part(index: dict[bytes, bytes], entry: Entry) -> Response | None:
         return None
     if isinstance(found, bool):
         pairs: list[Pair] = [(b"content-range", b"bytes */%d" % size), (b"content-length", b"0")]
-        return Response(416, b"Range Not Satisfiable", Headers(pairs), own=True)
+        return Response(416, b"Range Not Satisfiable", Headers(pairs))
     first, last = found
     body = entry.body[first : last + 1]
     pairs = [pair for pair in entry.headers.pairs if pair[0] != b"content-length"]
     pairs += [(b"content-range", b"bytes %d-%d/%d" % (first, last, size)), (b"content-length", b"%d" % len(body))]
-    return Response(206, b"Partial Content", Headers(pairs), body=body, own=True)
+    return Response(206, b"Partial Content", Headers(pairs), body=body)
 
 
 def _same_host(exchange: Exchange, location: bytes) -> Url | None:

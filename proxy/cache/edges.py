@@ -44,7 +44,7 @@ class Edges:
         self._seen: dict[str, None] = {}
         self._next = 0
         self._waits: dict[str, asyncio.Event] = {}
-        self._acks: dict[str, int] = {}
+        self._acks: dict[str, set[str]] = {}
         purges.on_change.append(self._on_purge)
         purged.on_change.append(self._on_ack)
 
@@ -79,19 +79,19 @@ class Edges:
         met = self.store.purge(purge)
         others = self.peers() - 1
         done = self._waits[name] = asyncio.Event()
-        self._acks[name] = 0
+        acks = self._acks[name] = set[str]()
         try:
             self._purges.put(name, _told(purge), PURGE_SECONDS)
             async with asyncio.timeout(CONFIRM_SECONDS):
-                while self._acks[name] < others:
+                while len(acks) < others:
                     done.clear()
                     await done.wait()
         except TimeoutError:
-            log.warning("a purge was confirmed by %d of %d other sidecars", self._acks[name], others)
+            log.warning("a purge was confirmed by %d of %d other sidecars", len(acks), others)
         finally:
             del self._waits[name]
-            confirmed = self._acks.pop(name)
-        return met, confirmed + 1, max(others, confirmed) + 1
+            del self._acks[name]
+        return met, len(acks) + 1, max(others, len(acks)) + 1
 
     def invalidated(self, url: Url) -> None:
         """An unsafe request went well: here it is forgotten already, others hear of it."""
@@ -99,7 +99,7 @@ class Edges:
         name = self._id()
         self._seen[name] = None
         life = WRITE_SECONDS if self.second is None else PURGE_SECONDS
-        self._purges.put(name, _told(Purge("url", (host + path + query).decode("latin-1"))), life)
+        self._purges.put(name, _told(Purge("url", (host + path + query).decode("latin-1")), "w"), life)
 
     def _on_purge(self, name: str, fact: Fact | None) -> None:
         if fact is None:
@@ -108,14 +108,15 @@ class Edges:
         if name in self._seen:
             return
         self._seen[name] = None
-        kind, soft, at, value = fact.value.split(" ", 3)
-        self.store.purge(Purge(kind, value, soft == "1"), float(at))
-        self._purged.put(f"{name} {self._name}", "done", ACK_SECONDS)
+        kind, how, at, value = fact.value.split(" ", 3)
+        self.store.purge(Purge(kind, value, how == "s"), float(at))
+        if how != "w":
+            self._purged.put(f"{name} {self._name}", "done", ACK_SECONDS)
 
     def _on_ack(self, name: str, fact: Fact | None) -> None:
-        purge = name.partition(" ")[0]
+        purge, _, whose = name.partition(" ")
         if fact is not None and purge in self._waits:
-            self._acks[purge] += 1
+            self._acks[purge].add(whose)
             self._waits[purge].set()
 
     # telling
@@ -158,5 +159,6 @@ class Edges:
         }  # fmt: skip
 
 
-def _told(purge: Purge) -> str:
-    return f"{purge.kind} {int(purge.soft)} {time.time():.3f} {purge.value}"
+def _told(purge: Purge, how: str = "") -> str:
+    """`how` is w for a write, which nobody waits for, else s (soft) or h."""
+    return f"{purge.kind} {how or ('s' if purge.soft else 'h')} {time.time():.3f} {purge.value}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from proxy.cache.edge import SAFE, Ticket
 from proxy.exchange import Response
 from proxy.filter import Deferred
-from proxy.http1.framing import NO_BODY
+from proxy.http1.framing import NO_BODY, UNTIL_CLOSE
 from proxy.listener.refresh import Refresh
 from proxy.listener.sockets import Sockets
 
@@ -125,7 +125,7 @@ class Cached(Sockets):
         except Exception:
             self._defect()
 
-    def _from_cache(self, response: Response) -> bool:
+    def _from_cache(self, response: Response, length: int) -> bool:
         """Whether something kept was served in this answer's place."""
         exchange, edge, ticket = self._current(), self._route.edge, self._ticket
         if edge is not None and exchange.method not in SAFE:
@@ -135,7 +135,7 @@ class Cached(Sockets):
                 edge.passed(exchange, response)
             return False
         try:
-            kept = ticket.on_head(response, self._loop.time())
+            kept = ticket.on_head(response, self._loop.time(), measured=length != UNTIL_CLOSE)
         except Exception:
             log.exception("an answer could not be kept", extra={"request_id": exchange.request_id.decode()})
             self._ticket = None

@@ -216,7 +216,7 @@ class Forwarder(Cached):
         route = self._route
         if status >= 400 and self._retried(status, response):
             return
-        if route.edge is not None and self._from_cache(response):
+        if route.edge is not None and self._from_cache(response, length):
             return
         if status >= 400 and self._instead(status):
             return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from proxy.exchange import Exchange, Response
 from proxy.forwarding import request_head
-from proxy.http1.framing import NO_BODY
+from proxy.http1.framing import NO_BODY, UNTIL_CLOSE
 from proxy.proxy_protocol import written
 from proxy.rejection import Rejection
 from proxy.upstream.cluster import PRIORITIES
@@ -110,7 +110,7 @@ class Refresh(Waiter, Receiver):
         if self._attempt is not None:
             self._attempt.answered(response.status)
         try:
-            served = self._ticket.on_head(response, self._loop.time())
+            served = self._ticket.on_head(response, self._loop.time(), measured=length != UNTIL_CLOSE)
             if served is not None or self._ticket.asks_anew:
                 self._end(broken=not ended)
             else:

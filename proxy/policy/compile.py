@@ -11,7 +11,7 @@ from uuid import uuid4
 from proxy.addresses import Networks
 from proxy.cache.edge import Edge, EdgeTerms
 from proxy.cache.edges import Edges
-from proxy.cache.store import Store
+from proxy.cache.store import Purge, Store
 from proxy.entropy import Entropy
 from proxy.filter import Filter, FilterChain, Mode, OnVerdict, Rule
 from proxy.filters import (
@@ -216,6 +216,8 @@ def compile_policy(
 def _edges(policy: Policy, shared: Shared, loop: asyncio.AbstractEventLoop) -> Edges | None:
     """One cache for all routes; it outlives the policy that first asked for it."""
     if not any(one.cache and one.cache.mode != "off" for one in policy.policies.values()):
+        if shared.edges is not None:
+            shared.edges.store.purge(Purge("all", ""))
         return None
     if shared.edges is None:
         store = Store(policy.cache.memory, policy.cache.variants, loop.time)

@@ -662,12 +662,16 @@ async def test_every_policy_still_rules(serve: Start, upstream: ScriptedUpstream
         upstream.port, limits="{few: {limit: 3/1h}}",
         policies="{cache: {}, security_headers: {preset: helmet}, cors: {origins: ['https://a.example']}}",
     )  # fmt: skip
-    client = Client(served, origin.then(200, Cache_Control=FRESH))
+    granted = {"Access-Control-Allow-Origin": "https://evil.example", "Access-Control-Allow-Credentials": "true"}
+    client = Client(served, origin.then(200, Cache_Control=FRESH, **granted))
     answers = [await client(Origin="https://a.example") for _ in range(4)]
     assert [answer[0] for answer in answers] == [200, 200, 200, 429]
     for _, fields, _ in answers:
         assert fields["x-content-type-options"] == "nosniff"
+    assert told(answers[1][1]) == HIT
     assert answers[1][1]["access-control-allow-origin"] == "https://a.example"
+    assert "access-control-allow-credentials" not in answers[1][1], "what the policy does not grant"
+    assert "origin" in answers[1][1]["vary"].lower()
     assert len({answer[1]["x-request-id"] for answer in answers}) == 4
     assert origin.count == 1
 
@@ -790,3 +794,59 @@ async def test_a_soft_purge_leaves_it_to_be_served_stale(client: Client, origin:
     async with asyncio.timeout(5):
         while (await client())[2] != b"body 2":
             await asyncio.sleep(0.01)
+
+
+async def test_a_body_whose_end_can_not_be_told_is_not_kept(
+    client: Client, origin: Origin, upstream: ScriptedUpstream
+) -> None:
+    async def script(reader: Reader, writer: Writer) -> None:
+        await read_request(reader)
+        origin.requests.append(b"")
+        writer.write(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n\r\nhalf or all")
+        await writer.drain()
+        writer.close()
+
+    upstream.script = script
+    for _ in range(2):
+        assert (await client())[2] == b"half or all"
+    assert origin.count == 2
+
+
+async def test_http_and_https_are_two_keys(serve: Start, upstream: ScriptedUpstream, origin: Origin) -> None:
+    served = await serve(upstream.port, policies="{cache: {}}", trusted="[127.0.0.0/8]")
+    client = Client(served, origin.then(301, Cache_Control=FRESH, Location="https://a.example/"))
+    await client(X_Forwarded_For="192.0.2.1", X_Forwarded_Proto="http")
+    assert told((await client(X_Forwarded_For="192.0.2.1", X_Forwarded_Proto="https"))[1]) == MISS
+    assert told((await client(X_Forwarded_For="192.0.2.2", X_Forwarded_Proto="http"))[1]) == HIT
+
+
+@pytest.mark.parametrize("name", ["If-Match", "If-Unmodified-Since"])
+async def test_preconditions_are_the_origins_to_judge(name: str, strict: Client, origin: Origin) -> None:
+    origin.then(200, Cache_Control=FRESH, ETag='"a"')
+    await strict()
+    _, fields, _ = await strict(**{name: '"a"'})
+    assert fields["cache-status"] == "simplepro-proxy; fwd=bypass; detail=precondition"
+    assert name.lower().encode() in origin.requests[1].lower()
+
+
+async def test_a_range_goes_on_and_what_else_a_client_says_does_not(strict: Client, origin: Origin) -> None:
+    origin.then(206, Cache_Control=FRESH, Content_Range="bytes 0-5/9").then(200, Cache_Control=FRESH)
+    assert (await strict(Range="bytes=0-5", Via="1.1 evil", Pragma="evil", Cache_Control="evil"))[0] == 206
+    assert b"range: bytes=0-5" in origin.requests[0].lower()
+    assert b"evil" not in origin.requests[0]
+    assert (await strict())[0] == 200
+    assert told((await strict())[1]) == HIT
+
+
+async def test_a_cache_that_a_policy_no_longer_has_is_empty(client: Client, origin: Origin) -> None:
+    origin.then(200, Cache_Control=FRESH)
+    await client()
+    proxy = client.served.proxy
+    policy = proxy.policy
+    await proxy.apply(
+        policy.model_copy(update={"policies": {}, "defaults": policy.defaults.model_copy(update={"use": []})})
+    )
+    edges = proxy.shared.edges
+    assert edges is not None
+    assert not len(edges.store)
+    assert "cache-status" not in (await client())[1]
