@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from proxy.cache.edge import Edge, EdgeStats, EdgeTerms, Soon
+from proxy.cache.edge import Edge, Soon
 from proxy.cache.flight import Flight
 from proxy.cache.second import SecondLevel
 from proxy.cache.store import Key, Purge, Store, Url
+from proxy.cache.terms import EdgeStats, EdgeTerms
 
 if TYPE_CHECKING:
     from proxy.filter import Rule

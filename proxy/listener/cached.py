@@ -7,7 +7,8 @@ import logging
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
-from proxy.cache.edge import SAFE, Ticket
+from proxy.cache.edge import SAFE
+from proxy.cache.ticket import Ticket
 from proxy.exchange import Response
 from proxy.filter import Deferred
 from proxy.http1.framing import NO_BODY, UNTIL_CLOSE

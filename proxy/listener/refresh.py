@@ -17,7 +17,7 @@ from proxy.upstream.connection import Receiver
 from proxy.upstream.pool import Waiter
 
 if TYPE_CHECKING:
-    from proxy.cache.edge import Ticket
+    from proxy.cache.ticket import Ticket
     from proxy.routing import Route
     from proxy.upstream.attempt import Attempt
     from proxy.upstream.connection import UpstreamConnection

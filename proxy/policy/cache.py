@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.cache.edge import EdgeTerms, KeyTerms
 from proxy.cache.freshness import Terms
+from proxy.cache.terms import EdgeTerms, KeyTerms
 from proxy.policy.models.cache import CacheModel
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from proxy.addresses import Networks
-from proxy.cache.edge import Edge, EdgeTerms
+from proxy.cache.edge import Edge
 from proxy.cache.edges import Edges
 from proxy.cache.store import Purge, Store
+from proxy.cache.terms import EdgeTerms
 from proxy.entropy import Entropy
 from proxy.filter import Filter, FilterChain, Mode, OnVerdict, Rule
 from proxy.filters import (

@@ -850,3 +850,11 @@ async def test_a_cache_that_a_policy_no_longer_has_is_empty(client: Client, orig
     assert edges is not None
     assert not len(edges.store)
     assert "cache-status" not in (await client())[1]
+
+
+async def test_a_clients_condition_says_nothing_of_what_is_kept(client: Client, origin: Origin) -> None:
+    origin.then(200, Cache_Control="max-age=60, stale-if-error=100").then(200, Cache_Control=FRESH, ETag='"new"')
+    await client()
+    client.later(70)
+    assert (await client(If_None_Match='"new"'))[0::2] == (200, b"body 2")
+    assert b"if-none-match" not in origin.requests[1].lower()

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.cache.edge import Edge, EdgeStats, EdgeTerms, KeyTerms, Ticket
+from proxy.cache.edge import Edge
 from proxy.cache.fields import date_of
 from proxy.cache.freshness import Terms
 from proxy.cache.store import Store
+from proxy.cache.terms import EdgeStats, EdgeTerms, KeyTerms
+from proxy.cache.ticket import Ticket
 from proxy.exchange import Exchange, Response, Verdict
 from proxy.filter import Mode, Rule
 from proxy.headers import Headers, Pair
