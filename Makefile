@@ -97,9 +97,9 @@ bench-breaker: setup ## what a call through a closed breaker costs
 bench-resilience: setup ## the same faults behind this proxy and behind Envoy; writes docs/resilience.md
 	@$(BIN)/python -m tests.bench.resilience
 
-load: setup ## the real mix through sidecar and SimplePro with k6: RATES=50,100 CONNECTIONS=1000 SECONDS=20
+load: setup ## the real mix through sidecar and SimplePro with k6: RATES=50,100 CONNECTIONS=1000 SECONDS=20 NO_EDGE=1
 	@$(BIN)/python -m tests.load --rates "$(or $(RATES),50$(COMMA)100$(COMMA)200$(COMMA)400)" \
-		--connections "$(or $(CONNECTIONS),1000)" --seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),20)"
+		--connections "$(or $(CONNECTIONS),1000)" --seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),20)" $(if $(NO_EDGE),--no-edge)
 
 soak: setup system ## minutes of mixed and broken load; memory must stay flat: MINUTES=10
 	@$(BIN)/python -m tests.bench.soak --minutes "$(or $(MINUTES),10)"

@@ -26,7 +26,7 @@ from upstream_app.seed import PASSWORD
 REPORT = {"mean_ms": 85.0, "p95_ms": 200.0, "p99_ms": 500.0, "errors": 0.0002, "rps": 2500.0}
 
 
-async def main(rates: list[int], connections: int, seconds: int) -> None:
+async def main(rates: list[int], connections: int, seconds: int, *, edge: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         rows = []
         folder = Path(name)
@@ -37,7 +37,14 @@ async def main(rates: list[int], connections: int, seconds: int) -> None:
         running = {
             "redis": ServerProcess(servers.valkey(redis, folder / "valkey")),
             "mongo": ServerProcess(servers.mongo(mongo, folder / "mongo")),
-            "app": ServerProcess(servers.app(app, uri, url, {"LOG_LEVEL": "ERROR"})),
+            "app": ServerProcess(
+                servers.app(
+                    app,
+                    uri,
+                    url,
+                    {"LOG_LEVEL": "ERROR", "EDGE_PURGE_URL": f"http://127.0.0.1:{admin}" if edge else ""},
+                )
+            ),
             "proxy": ServerProcess(servers.proxy(policy, proxy, admin, f"127.0.0.1:{app}", url, off)),
         }
         try:
@@ -51,7 +58,9 @@ async def main(rates: list[int], connections: int, seconds: int) -> None:
             base = f"http://127.0.0.1:{proxy}"
             tokens, ids = await prepared(base)
             for rate in rates:
+                before = await kept(admin)
                 rows.append(await run(base, tokens, ids, rate, connections, seconds, running))
+                rows[-1]["edge"] = {name: count - before.get(name, 0) for name, count in (await kept(admin)).items()}
                 sys.stdout.write(f"{rows[-1]}\n")
                 sys.stdout.flush()
         finally:
@@ -60,6 +69,17 @@ async def main(rates: list[int], connections: int, seconds: int) -> None:
     (ROOT / "build").mkdir(exist_ok=True)
     (ROOT / "build" / "load.json").write_text(json.dumps(rows, indent=1))
     sys.stdout.write(table(rows) + "\n")
+
+
+async def kept(admin: int) -> dict[str, int]:
+    """What came of requests at the sidecar's cache so far, over all routes that have one."""
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{admin}/cache") as answer:
+        told = await answer.json()
+    found: dict[str, int] = {}
+    for route in told.get("routes", {}).values():
+        for name, count in route["results"].items():
+            found[name] = found.get(name, 0) + count
+    return found
 
 
 async def prepared(base: str) -> tuple[list[str], list[str]]:
@@ -106,17 +126,24 @@ async def run(
     }  # fmt: skip
 
 
+def share(edge: dict[str, int]) -> str:
+    """Of the cached routes' reads, those that the sidecar answered."""
+    reads = sum(count for name, count in edge.items() if not name.startswith("bypass"))
+    return f"{(reads - edge.get('miss', 0)) / reads:.0%} of {reads}" if reads else ""
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| asked rps | served rps | mean ms | p95 ms | p99 ms | errors | proxy CPU ms | app | database | Redis |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| asked rps | served rps | mean ms | p95 ms | p99 ms | errors "
+        "| proxy CPU ms | app | database | Redis | edge |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
         f"| report | {REPORT['rps']:g} | {REPORT['mean_ms']:g} | {REPORT['p95_ms']:g} | {REPORT['p99_ms']:g} "
-        f"| {REPORT['errors']:.2%} | | | | |",
+        f"| {REPORT['errors']:.2%} | | | | | |",
     ]
     lines += [
         f"| {row['asked_rps']} | {row['rps']} | {row['mean_ms']} | {row['p95_ms']} | {row['p99_ms']} "
         f"| {row['errors']:.2%} | {row['proxy_ms_cpu']} | {row['app_ms_cpu']} | {row['mongo_ms_cpu']} "
-        f"| {row['redis_ms_cpu']} |"
+        f"| {row['redis_ms_cpu']} | {share(row['edge'])} |"
         for row in rows
     ]
     return "\n".join(lines)
@@ -127,5 +154,7 @@ if __name__ == "__main__":
     cli.add_argument("--rates", default="50,100,200,400")
     cli.add_argument("--connections", type=int, default=1000)
     cli.add_argument("--seconds", type=int, default=20)
+    cli.add_argument("--no-edge", action="store_true", help="without the sidecar's cache")
     given = cli.parse_args()
-    asyncio.run(main([int(one) for one in given.rates.split(",")], given.connections, given.seconds))
+    rates = [int(one) for one in given.rates.split(",")]
+    asyncio.run(main(rates, given.connections, given.seconds, edge=not given.no_edge))
