@@ -107,6 +107,20 @@ class Usage:
     heavy: HeavyKeys = field(default_factory=HeavyKeys)
     fullest: Fullest = field(default_factory=Fullest)
 
+    def see(self, charge: Charge, outcome: Outcome, now: float) -> None:
+        """One decision; `now` is seconds of the loop's clock."""
+        self.heavy.add(charge.label, charge.cost, now)
+        used = 1.0 - (outcome.remaining - charge.cost) / charge.quota.amount if outcome.admitted else 1.0
+        fullest = self.fullest
+        if used > fullest.share or now >= fullest.ends:
+            fullest.see(used, charge.label, now)
+        if outcome.admitted:
+            self.admitted += 1
+        elif charge.quota.shadow:
+            self.shadowed += 1
+        else:
+            self.denied += 1
+
 
 class Throttled:
     """What one exchange charged, kept on it."""
@@ -241,21 +255,13 @@ class Throttle(Filter):
         denied: tuple[Limit, Charge, Outcome] | None = None
         now = self._loop.time()
         for limit, charge, outcome in zip(state.limits, state.charges, decision.outcomes, strict=True):
-            usage = self.usage[charge.quota.name]
-            usage.heavy.add(charge.label, charge.cost, now)
-            used = 1.0 - (outcome.remaining - charge.cost) / charge.quota.amount if outcome.admitted else 1.0
-            fullest = usage.fullest
-            if used > fullest.share or now >= fullest.ends:
-                fullest.see(used, charge.label, now)
+            self.usage[charge.quota.name].see(charge, outcome, now)
             if outcome.admitted:
-                usage.admitted += 1
-            elif charge.quota.shadow:
-                usage.shadowed += 1
+                continue
+            if charge.quota.shadow:
                 limit.trial.refuse(exchange, RateLimited("this would be refused"))
-            else:
-                usage.denied += 1
-                if denied is None or outcome.retry > denied[2].retry:
-                    denied = (limit, charge, outcome)
+            elif denied is None or outcome.retry > denied[2].retry:
+                denied = (limit, charge, outcome)
         if denied is None:
             if state.reservation != "-":
                 self._hold(state, now)

@@ -244,7 +244,10 @@ class Relay:
         session = self._session
         if session.closing or session.over:
             return
+        usage = session.terms.usage
         for rule, charge, outcome in zip(owners, charges, decision.outcomes, strict=True):
+            if usage is not None:
+                usage[charge.quota.name].see(charge, outcome, session.last_activity)
             if outcome.admitted:
                 continue
             if charge.quota.shadow:

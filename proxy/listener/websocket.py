@@ -6,6 +6,7 @@ A frame of the proxy's own never comes amid another's: where one is on its way i
 from __future__ import annotations
 
 import random
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import orjson
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 MAX_KEPT = 256 * 1024
 """Bytes of a client that wait while a decision is awaited; it is read no further then."""
 OUR_PING = b"simplepro"
+MEASURED_EVERY = 32
+"""Pieces that were read; of one in so many it is measured how long the proxy took over it."""
 
 
 class Session:
@@ -53,6 +56,7 @@ class Session:
         "_client",
         "_close_by",
         "_closed_by",
+        "_fed",
         "_listener",
         "_ping_state",
         "_pinged",
@@ -96,6 +100,7 @@ class Session:
         """Whether the proxy closes it: nothing but close frames is looked at any more."""
         self.over = False
         self._waiting_close: tuple[int, str, str, int] | None = None
+        self._fed = 0
         self._closed_by = ""
         self._close_by = float("inf")
         self.opened = self.last_activity = self.heard = self._pinged = self.now()
@@ -131,8 +136,12 @@ class Session:
         if self.over:
             return
         reader = relay.reader
+        self._fed += 1
+        began = 0.0 if self._fed % MEASURED_EVERY else perf_counter()
         try:
             reader.feed(data)
+            if began:
+                self.stats.latency.observe(perf_counter() - began)
             if reader.paused and reader.held > MAX_KEPT:
                 self.hold(relay)
         except ProtocolError as error:

@@ -151,7 +151,7 @@ def compile_policy(
             return PLAIN
         name = next(one for one in reversed(used) if policy.policies[one].websocket)
         plain = policy.usage.keys == "plain"
-        return terms_of(name, model, on_verdict, shared.limiter, plain_labels=plain)
+        return terms_of(name, model, on_verdict, shared.limiter, usage, plain_labels=plain)
 
     edges = _edges(policy, shared, loop)
 

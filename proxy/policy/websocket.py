@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema_rs
 
 from proxy.filter import Mode, OnVerdict, Rule
+from proxy.filters.throttle import Usage
 from proxy.policy.inspect import judge_of, sanitizer_of
 from proxy.policy.limits import limit_of
 from proxy.policy.models.websocket import MessageRuleModel, WebSocketModel
@@ -18,8 +19,9 @@ from proxy.websocket.terms import UNBOUNDED, SocketTerms
 
 
 def terms_of(
-    name: str, model: WebSocketModel, on_verdict: OnVerdict, limiter: Limiter, *, plain_labels: bool
-) -> SocketTerms:
+    name: str, model: WebSocketModel, on_verdict: OnVerdict, limiter: Limiter, usage: Mapping[str, Usage], *,
+    plain_labels: bool,
+) -> SocketTerms:  # fmt: skip
     """`name` is the policy set's that speaks of WebSockets last; rules are called `<name>.websocket.<rule>`."""
     rules = tuple(
         message_rule(f"{name}.websocket.{key}", one, on_verdict, plain_labels=plain_labels)
@@ -29,6 +31,7 @@ def terms_of(
     return SocketTerms(
         rules=rules,
         limiter=limiter,
+        usage=usage,
         deflate=deflate_of(model),
         utf8=model.utf8,
         most=model.most,

@@ -120,10 +120,14 @@ class Metrics:
         handshakes = HistogramMetricFamily(
             "proxy_websocket_handshake_seconds", "Handshake received to 101 sent", labels=["route"]
         )
+        latency = HistogramMetricFamily(
+            "proxy_websocket_latency_seconds", "A piece read to its frames handed on; one in 32", labels=["route"]
+        )
         for route in self._listener.routes.routes:
             seen, name = route.stats.sockets, route.name
             if not seen.opened:
                 continue
+            latency.add_metric([name], seen.latency.cumulative(), seen.latency.total)
             opened.add_metric([name], seen.opened)
             now.add_metric([name], seen.open)
             for (code, side), count in list(seen.closed.items()):
@@ -135,7 +139,7 @@ class Metrics:
                 size.add_metric([name, direction], read)
             dropped.add_metric([name], seen.dropped)
             handshakes.add_metric([name], seen.handshakes.cumulative(), seen.handshakes.total)
-        yield from (opened, now, closed, messages, size, dropped, handshakes)
+        yield from (opened, now, closed, messages, size, dropped, handshakes, latency)
 
     def _clusters(self) -> Iterator[Metric]:
         outcomes = CounterMetricFamily("proxy_upstream_requests", "Exchanges by outcome", labels=["cluster", "outcome"])

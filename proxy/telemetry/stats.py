@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import defaultdict
 
 DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+LATENCIES = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
 SIZES = (0, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 10485760, 104857600)
 
 
@@ -95,8 +96,8 @@ class Recent:
 class SocketStats:
     """The WebSockets of one route; `closed` by code and by the side that began it (client, upstream, proxy)."""
 
-    __slots__ = ("bytes_in", "bytes_out", "closed", "dropped", "handshakes", "messages_in", "messages_out", "open",
-                 "opened")  # fmt: skip
+    __slots__ = ("bytes_in", "bytes_out", "closed", "dropped", "handshakes", "latency", "messages_in", "messages_out",
+                 "open", "opened")  # fmt: skip
 
     def __init__(self) -> None:
         self.open = self.opened = 0
@@ -105,6 +106,7 @@ class SocketStats:
         self.dropped = 0
         """Messages that a slow client did not get."""
         self.handshakes = Histogram(DURATIONS)
+        self.latency = Histogram(LATENCIES)
 
     def count(self, from_client: bool) -> None:
         if from_client:

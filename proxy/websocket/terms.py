@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from proxy.filters.throttle import Usage
 from proxy.throttle.charge import Limiter
 from proxy.websocket.rules import MessageRule, Rate
 
@@ -21,6 +23,8 @@ class SocketTerms:
 
     rules: tuple[MessageRule, ...] = ()
     limiter: Limiter | None = None
+    usage: Mapping[str, Usage] | None = None
+    """By quota, what limits on messages decided; a name that is not there yet is made."""
     deflate: Literal["pass", "off", "inspect"] = "pass"
     utf8: bool = True
     most: int = 16 * 1024 * 1024

@@ -308,6 +308,15 @@ async def test_a_trial_beside_the_live_limit_refuses_nobody(
         socket.say(f"{number}")
         assert (await application.heard())[1] == b"%d" % number
     assert said(served) == {("all.websocket.one.trial", "rate-limited", "shadow"): 3}
+    usage = served.proxy.compiled.usage
+    live, trial = usage["all.websocket.one"], usage["all.websocket.one.trial"]
+    assert (live.admitted, live.denied, trial.admitted, trial.shadowed) == (5, 0, 2, 3)
+    assert [units for _, units in live.heavy.heaviest(1, asyncio.get_running_loop().time())] == [5]
+    latency = served.proxy.listener.routes.routes[0].stats.sockets.latency
+    for number in range(70):
+        socket.say(f"{number}")
+        await application.heard()
+    assert sum(latency.buckets) >= 2
 
 
 async def test_empty_fragments_without_end_are_bounded(
