@@ -338,6 +338,7 @@ class Proxy:
             self.access_log.emit(exchange, seconds)
         if exchange.sampled and self.traces is not None:
             self.traces.ended(exchange, seconds)
+            seen.example(exchange.traceparent[3:35].decode(), seconds)
 
     async def start(self) -> None:
         """Open the sockets; raises OSError where an address can't be had."""

@@ -22,6 +22,7 @@ from proxy.admin.page import FILES, Page
 from proxy.cache.store import Purge
 from proxy.listener.door import DoorTerms, bound
 from proxy.telemetry import logs
+from proxy.telemetry.metrics import OPENMETRICS
 
 if TYPE_CHECKING:
     from breaker import Breaker
@@ -140,10 +141,10 @@ class Admin:
             }
         return web.json_response(answer)
 
-    async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(
-            body=self._proxy.metrics.expose(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
+    async def _metrics(self, request: web.Request) -> web.Response:
+        openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
+        kind = OPENMETRICS if openmetrics else "text/plain; version=0.0.4; charset=utf-8"
+        return web.Response(body=self._proxy.metrics.expose(openmetrics=openmetrics), headers={"Content-Type": kind})
 
     async def _scrape(self, request: web.Request) -> web.Response:
         """Another's metrics, as admin.scrape names them."""

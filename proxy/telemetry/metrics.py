@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_latest
 
 from breaker import State
 from proxy import __version__
@@ -21,8 +22,20 @@ from proxy.listener.server import Listener
 from proxy.policy.compile import Compiled, Shared
 from proxy.telemetry import logs
 from proxy.telemetry.access_log import AccessLog
+from proxy.telemetry.stats import RouteStats
 from proxy.telemetry.traces import Traces
 from proxy.throttle.distributed import RedisLimiter
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+def _with_examples(family: HistogramMetricFamily, stats: RouteStats) -> None:
+    """On the buckets of this route, which are the family's last samples but two."""
+    first = len(family.samples) - len(stats.durations.buckets) - 2
+    for bucket, (trace, seconds, at) in stats.examples.items():
+        sample = family.samples[first + bucket]
+        family.samples[first + bucket] = sample._replace(exemplar=Exemplar({"trace_id": trace}, seconds, at))
+
 
 _STATES = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
 
@@ -60,8 +73,12 @@ class Metrics:
         """Another policy runs now."""
         self._compiled, self._shared, self._fleet, self._key_sources = compiled, shared, fleet, key_sources
 
-    def expose(self) -> bytes:
-        return generate_latest(self._registry)
+    def expose(self, *, openmetrics: bool = False) -> bytes:
+        """In OpenMetrics' form durations have examples: the trace of one exchange in each bucket."""
+        if not openmetrics:
+            return generate_latest(self._registry)
+        made: bytes = openmetrics_latest(self._registry)  # type: ignore[no-untyped-call]  # it has no types
+        return made
 
     def collect(self) -> Iterator[Metric]:
         yield from self._routes()
@@ -97,6 +114,7 @@ class Metrics:
                 (size_out, stats.bytes_out),
             ):
                 family.add_metric([stats.route], histogram.cumulative(), histogram.total)
+            _with_examples(seconds, stats)
         rejections = CounterMetricFamily("proxy_rejections", "Refusals", labels=["rule", "reason", "mode"])
         for key, count in list(self._listener.stats.rejections.items()):
             rejections.add_metric(list(key), count)

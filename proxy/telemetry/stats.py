@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
+from time import time
 
 DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 LATENCIES = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
@@ -118,7 +119,7 @@ class SocketStats:
 class RouteStats:
     """What the exchanges of one route came to."""
 
-    __slots__ = ("bytes_in", "bytes_out", "durations", "in_flight", "route", "sockets", "statuses")
+    __slots__ = ("bytes_in", "bytes_out", "durations", "examples", "in_flight", "route", "sockets", "statuses")
 
     def __init__(self, route: str) -> None:
         self.route = route
@@ -128,6 +129,11 @@ class RouteStats:
         self.bytes_out = Histogram(SIZES)
         self.in_flight = 0
         self.sockets = SocketStats()
+        self.examples: dict[int, tuple[str, float, float]] = {}
+        """By bucket of `durations` the last that was traced: its trace, seconds, and when (seconds since 1970)."""
+
+    def example(self, trace: str, seconds: float) -> None:
+        self.examples[bisect_left(DURATIONS, seconds)] = trace, seconds, time()
 
     def record(self, status: int, seconds: float, bytes_in: int, bytes_out: int) -> None:
         self.statuses[status] += 1

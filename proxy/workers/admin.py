@@ -88,6 +88,7 @@ class ParentAdmin:
     async def _ask(self, process: Process, request: web.Request, path: str = "") -> Said:
         """502 where the worker does not answer."""
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _CONNECTION}
+        headers["Accept"] = "text/plain" if request.path == "/metrics" else headers.get("Accept", "*/*")
         try:
             async with (
                 aiohttp.ClientSession(

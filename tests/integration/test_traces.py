@@ -7,11 +7,13 @@ import gzip
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import orjson
 import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
 from proxy.policy.findings import PolicyError
 from proxy.policy.load import load
@@ -106,6 +108,17 @@ async def test_a_share_is_sampled_and_the_flag_tells(
     assert exporter is not None
     assert exporter.spans == flags.count("01")
     assert least <= exporter.spans <= most
+    url = f"http://127.0.0.1:{served.proxy.admin.port}/metrics"
+    async with aiohttp.ClientSession() as session:
+        async with session.get(url) as answer:
+            assert "trace_id" not in await answer.text()
+        async with session.get(url, headers={"Accept": "application/openmetrics-text; version=1.0.0"}) as answer:
+            families = list(openmetrics(await answer.text()))  # type: ignore[no-untyped-call]  # it has no types
+    durations = next(one for one in families if one.name == "proxy_request_duration_seconds")
+    examples = [one for one in durations.samples if one.exemplar]
+    assert bool(examples) == bool(exporter.spans)
+    assert all(len(one.exemplar.labels["trace_id"]) == 32 for one in examples if one.exemplar)
+    assert all(one.exemplar.value <= float(one.labels["le"]) for one in examples if one.exemplar)
 
 
 async def test_what_is_not_followed_passes_as_it_came_and_most_is_a_bound(
