@@ -112,7 +112,7 @@ ALLOWED = {
     "proxy.workers.merge": set(),
     "proxy.workers.link": {"proxy.fleet.board", "proxy.throttle", "proxy.workers"},
     "proxy.workers.hub": {"proxy.fleet.board", "proxy.throttle", "proxy.workers.frames"},
-    "proxy.workers.admin": {"proxy.listener.door", "proxy.workers"},
+    "proxy.workers.admin": {"proxy.admin.place", "proxy.workers"},
     "proxy.workers.parent": {"proxy.listener.door", "proxy.policy.model", "proxy.workers"},
     "proxy.admin": {
         "breaker",

@@ -19,8 +19,8 @@ from aiohttp import web
 
 from proxy.addresses import holder, normalise
 from proxy.admin.page import FILES, Page
+from proxy.admin.place import opened
 from proxy.cache.store import Purge
-from proxy.listener.door import DoorTerms, bound
 from proxy.telemetry import logs
 from proxy.telemetry.metrics import OPENMETRICS
 
@@ -85,16 +85,7 @@ class Admin:
         """On a socket that was `given`, at a Unix socket's `place`, or on the policy's address. Raises OSError."""
         host, port = (place, 0) if place else self._proxy.policy.admin.address
         self._runner = web.AppRunner(self.application(), access_log=None, handle_signals=False)
-        await self._runner.setup()
-        if given:
-            site: web.BaseSite = web.SockSite(self._runner, given[0])
-        elif host.startswith("unix:"):
-            site = web.SockSite(self._runner, (await bound(DoorTerms(host, 0, 16)))[0])
-        else:
-            site = web.TCPSite(self._runner, host, port)
-        await site.start()
-        name = self._runner.addresses[0]
-        self.port = 0 if isinstance(name, str) else int(name[1])
+        self.port = await opened(self._runner, (host, port), given)
 
     async def close(self) -> None:
         self._page.close()

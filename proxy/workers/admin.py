@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp import web
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from proxy.listener.door import DoorTerms, bound
+from proxy.admin.place import opened
 from proxy.workers.merge import Merger, parsed
 
 if TYPE_CHECKING:
@@ -67,17 +67,7 @@ class ParentAdmin:
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
-        await self._runner.setup()
-        host, port = place
-        if given:
-            site: web.BaseSite = web.SockSite(self._runner, given[0])
-        elif host.startswith("unix:"):
-            site = web.SockSite(self._runner, (await bound(DoorTerms(host, 0, 16)))[0])
-        else:
-            site = web.TCPSite(self._runner, host, port)
-        await site.start()
-        name = self._runner.addresses[0]
-        self.port = 0 if isinstance(name, str) else int(name[1])
+        self.port = await opened(self._runner, place, given)
 
     async def close(self) -> None:
         if self._runner is not None:
