@@ -1,7 +1,8 @@
 """The third level of caching, in the sidecar: what may be kept there is marked, and purged by its tags when it changes.
 
-Answers with tags say `CDN-Cache-Control` (RFC 9213), which the sidecar hears before `Cache-Control`; browsers are told
-nothing new. A write purges its tags through this pod's own sidecar, which tells all others before it answers.
+Answers with tags say `Sidecar-Cache-Control`, a targeted field (RFC 9213) that only the sidecar hears, which keys by
+user: CDNs and browsers are told nothing new. A write purges its tags through this pod's own sidecar, which tells all
+others before it answers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ AGAIN_SECONDS = 1.0
 MAX_OWED = 1_000
 """Tags that the sidecar could not be told of; past them all of its answers are purged."""
 EVERYTHING = "everything"
+CONTROL = "Sidecar-Cache-Control"
 
 
 class Edge:
@@ -41,7 +43,7 @@ class Edge:
     async def mark(self, _: web.Request, response: web.StreamResponse) -> None:
         """Let the sidecar keep an answer that has tags; its validity ends with the first write to one of them."""
         if self._url and "Surrogate-Key" in response.headers:
-            response.headers.setdefault("CDN-Cache-Control", self._control)
+            response.headers.setdefault(CONTROL, self._control)
             response.headers["Surrogate-Key"] += f" {EVERYTHING}"
 
     async def purge(self, tags: Sequence[str]) -> None:

@@ -156,10 +156,17 @@ class Edge:
         self.store.touch(entry)
         return self._hit(exchange, entry, now)
 
+    def conceal(self, response: Response) -> None:
+        """What the application says to this cache is nobody else's: a cache in front knows nothing of its keys."""
+        named = [name for name in (b"surrogate-key", *self.terms.fresh.targets) if name in response.headers.index]
+        if named:
+            response.headers.remove(named)
+
     def passed(self, exchange: Exchange, response: Response) -> None:
         """The request was none for the cache: say why (RFC 9211 section 2.2)."""
         reason = exchange.cached.removeprefix("bypass-")
         if self.rule is not None and not self.shadow and reason != exchange.cached:
+            self.conceal(response)
             said = b"fwd=method" if reason == "method" else b"fwd=bypass; detail=%b" % reason.encode()
             response.blocks.append(b"cache-status: %b; %b\r\n" % (NAME, said))
 

@@ -132,6 +132,7 @@ class SecondLevel:
             "url": [text(one) for one in entry.url], "status": entry.status, "reason": text(entry.reason),
             "varies": [[text(name), None if value is None else text(value)] for name, value in entry.varies],
             "fields": [[text(name), text(value)] for name, value in entry.headers.pairs], "kept": asdict(entry.kept),
+            "targeted": [[text(name), text(value)] for name, value in entry.targeted],
             "tags": [text(one) for one in entry.tags], "route": entry.route, "began": began,
             "at": time.time() - (self._store.clock() - entry.at),
         }  # fmt: skip
@@ -150,6 +151,7 @@ class SecondLevel:
                 (name.encode("latin-1"), None if told is None else told.encode("latin-1"))
                 for name, told in head["varies"]
             )
+            targeted = tuple((name.encode("latin-1"), told.encode("latin-1")) for name, told in head["targeted"])
             kept, began = Kept(**head["kept"]), float(head["began"])
             at = self._store.clock() - max(0.0, time.time() - float(head["at"]))
             reason, status, route = str(head["reason"]).encode("latin-1"), int(head["status"]), str(head["route"])
@@ -160,4 +162,4 @@ class SecondLevel:
         if self._store.purged_after(began - SKEW_SECONDS, url, tags):
             return None
         size = size_of(url, headers, body, tags)
-        return Entry(key, url, varies, status, reason, headers, body, kept, at, tags, size, route)
+        return Entry(key, url, varies, status, reason, headers, body, kept, at, tags, size, route, targeted)

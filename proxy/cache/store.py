@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from proxy.cache.freshness import Kept
-from proxy.headers import Headers
+from proxy.headers import Headers, Pair
 
 ENTRY_BYTES = 1500
 """What an entry costs beside its bytes: objects, and its places in the indexes."""
@@ -72,6 +72,8 @@ class Entry:
     tags: tuple[bytes, ...]
     size: int
     route: str = ""
+    targeted: tuple[Pair, ...] = ()
+    """Fields that spoke to this cache alone: nobody else is told, and they count when it is found good again."""
     hits: int = 0
     outdated: float = float("inf")
     """When a soft purge met it: it is stale from then on, whatever it says itself."""

@@ -97,8 +97,7 @@ class Ticket:
         self.exchange.cached = result
         self._edge.stats.count(result)
         if not self._edge.shadow:
-            if b"surrogate-key" in response.headers.index:
-                response.headers.remove((b"surrogate-key",))
+            self._edge.conceal(response)
             response.blocks.append(b"cache-status: %b; %b\r\n" % (NAME, said))
 
     def _release(self) -> None:
@@ -125,7 +124,11 @@ class Ticket:
             return "too large"
         headers = response.headers
         gone = unkept(headers) | dropped_fields(headers, terms.fresh.targets)
-        pairs = [pair for pair in headers.pairs if pair[0] not in gone and pair[0] != b"content-length"]
+        targets = terms.fresh.targets
+        pairs = [
+            pair for pair in headers.pairs
+            if pair[0] not in gone and pair[0] not in targets and pair[0] != b"content-length"
+        ]  # fmt: skip
         if b"date" not in headers.index:
             pairs.append((b"date", http_date(time.time())))
         names = dict.fromkeys(listed(headers.all(b"vary")))
@@ -134,6 +137,7 @@ class Ticket:
         self._kept = Entry(
             self.key, (exchange.host, exchange.path, exchange.query), varies, response.status, response.reason,
             Headers(pairs), b"", kept, now, tags, 0, edge.route,
+            tuple(pair for pair in headers.pairs if pair[0] in targets),
         )  # fmt: skip
         self._pieces = []
         return ""
@@ -201,16 +205,19 @@ class Ticket:
         gone = unkept(headers) | {b"content-length", b"content-encoding", b"content-range"}
         new = [pair for pair in headers.pairs if pair[0] not in gone]
         names = {name for name, _ in new}
-        merged = Headers([*(pair for pair in entry.headers.pairs if pair[0] not in names), *new])
+        targets = edge.terms.fresh.targets
+        known = [pair for pair in (*entry.headers.pairs, *entry.targeted) if pair[0] not in names]
+        told = Headers([*known, *new])
+        merged = Headers([pair for pair in told.pairs if pair[0] not in targets])
         kept, _ = judge(
-            entry.status, merged, edge.terms.fresh, authorized=b"authorization" in self.exchange.headers.index,
+            entry.status, told, edge.terms.fresh, authorized=b"authorization" in self.exchange.headers.index,
             delay=now - self._began, now=time.time(),
         )  # fmt: skip
         body, outlived = entry.body, store.outlived(self._purges, entry.url, entry.tags)
         alive = entry in store.all_of(entry.key)
         fresh = Entry(
             entry.key, entry.url, entry.varies, entry.status, entry.reason, merged, body, kept or entry.kept, now,
-            entry.tags, 0, entry.route, entry.hits,
+            entry.tags, 0, entry.route, tuple(pair for pair in told.pairs if pair[0] in targets), entry.hits,
         )  # fmt: skip
         fresh.size = size_of(fresh.url, merged, body, fresh.tags)
         if alive:

@@ -858,3 +858,18 @@ async def test_a_clients_condition_says_nothing_of_what_is_kept(client: Client, 
     client.later(70)
     assert (await client(If_None_Match='"new"'))[0::2] == (200, b"body 2")
     assert b"if-none-match" not in origin.requests[1].lower()
+
+
+async def test_what_is_said_to_this_cache_goes_no_further(client: Client, origin: Origin) -> None:
+    targeted = {"Cache-Control": "private", "CDN-Cache-Control": "max-age=60", "ETag": '"a"', "Surrogate-Key": "k"}
+    origin.then(200, **targeted).then(304, ETag='"a"').then(200, **targeted)
+    answers = [await client(), await client()]
+    client.later(100)
+    answers.append(await client())
+    client.later(30)
+    answers.append(await client())
+    assert [told(fields) for _, fields, _ in answers] == [MISS, HIT, REVALIDATED, HIT]
+    answers.append(await client(method="POST", body="x"))
+    for _, fields, _ in answers:
+        assert not {"cdn-cache-control", "surrogate-key"} & set(fields)
+        assert fields["cache-control"] == "private"

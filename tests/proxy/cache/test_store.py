@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.cache.freshness import Kept
 from proxy.cache.store import Entry, Purge, Store, size_of
-from proxy.headers import Headers
+from proxy.headers import Headers, encode
 
 KEPT = Kept(60.0, 0.0, 0.0, 0.0, validates=False, strict=False)
 
@@ -106,3 +110,26 @@ def test_purges_of_urls_and_prefixes() -> None:
     assert Purge("prefix", "a/x").hits(url, ())
     assert Purge("prefix", "/x/").hits(url, ())
     assert not Purge("prefix", "b/").hits(url, ())
+
+
+@pytest.mark.parametrize("body", [200, 2_000, 50_000])
+def test_what_is_counted_is_what_it_takes(body: int) -> None:
+    """Within five in a hundred, objects and indexes included."""
+    store = Store(6_000_000, 3, Clock())
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(2 * 6_000_000 // body):
+        url = (b"a.example", b"/api/customers/%d" % number, b"?page=%d" % number)
+        headers = Headers([(b"x-%d" % at, b"value %d" % number) for at in range(10)])
+        headers.encoded = encode(headers.pairs)
+        tags = (b"customer:%d" % number, b"everything")
+        kept = b"x" * body
+        key = (("route", None), b"http", *url, f"user {number}", "", "")
+        made = Entry(key, url, (), 200, b"OK", headers, kept, KEPT, 0.0, tags, size_of(url, headers, kept, tags))
+        store.put(made)
+        if store.stats.evictions > 50:
+            break
+    used = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert 0.9 * store.size < used < 1.05 * store.most
