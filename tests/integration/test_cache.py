@@ -520,9 +520,9 @@ async def test_stale_where_the_origin_is_gone(client: Client, origin: Origin, up
 async def test_many_who_ask_at_once_make_one_request(client: Client, origin: Origin) -> None:
     origin.go = asyncio.Event()
     origin.then(200, Cache_Control=FRESH)
-    asking = [asyncio.create_task(client()) for _ in range(50)]
+    asking = [asyncio.create_task(client()) for _ in range(1000)]
     async with asyncio.timeout(5):
-        while not origin.count or client.served.proxy.listener.open_connections < 50:
+        while not origin.count or client.served.proxy.listener.open_connections < 1000:
             await asyncio.sleep(0.01)
     origin.go.set()
     answers = await asyncio.gather(*asking)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from proxy.cache import edges as edges_module
 from proxy.cache.edges import Edges
 from proxy.cache.store import Purge
 from stack.process import ServerProcess
@@ -48,8 +51,9 @@ async def pods(serve: Start, upstream: ScriptedUpstream, port: int, more: str = 
 
 
 async def test_after_a_purge_no_sidecar_serves_what_was(
-    serve: Start, upstream: ScriptedUpstream, valkey: tuple[ServerProcess, int]
+    serve: Start, upstream: ScriptedUpstream, valkey: tuple[ServerProcess, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(edges_module, "CONFIRM_SECONDS", 15.0)
     origin = upstream.script = Versions()
     served = await pods(serve, upstream, valkey[1])
     wires = [[await Wire.connect(one.proxy.listener.port) for _ in range(4)] for one in served]
@@ -122,7 +126,7 @@ async def test_many_who_ask_three_sidecars_at_once_make_one_request(
 ) -> None:
     origin = upstream.script = Versions()
     served = await pods(serve, upstream, valkey[1], SECOND)
-    answers = await asyncio.gather(*(served[at % 3].ask(GET % 1) for at in range(120)))
+    answers = await asyncio.gather(*(served[at % 3].ask(GET % 1) for at in range(1000)))
     assert {answer[2] for answer in answers} == {b"0"}
     assert origin.asked == 1
     for one in served:
