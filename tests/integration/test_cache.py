@@ -873,3 +873,35 @@ async def test_what_is_said_to_this_cache_goes_no_further(client: Client, origin
     for _, fields, _ in answers:
         assert not {"cdn-cache-control", "surrogate-key"} & set(fields)
         assert fields["cache-control"] == "private"
+
+
+async def test_a_limit_may_count_only_what_the_cache_has_not(
+    serve: Start, upstream: ScriptedUpstream, origin: Origin
+) -> None:
+    served = await serve(upstream.port, policies="{cache: {}}", limits="{few: {limit: 2/1h, count: uncached}}")
+    client = Client(served, origin.then(200, Cache_Control=FRESH))
+    assert [(await client("/a"))[0] for _ in range(6)] == [200] * 6
+    assert (await client("/b"))[0] == 200
+    assert (await client("/c"))[0] == 429
+    assert (await client("/a"))[0] == 429, "who asks is not known to hit before the limit is asked"
+
+
+async def test_a_breaker_that_is_open_serves_what_is_kept(
+    serve: Start, upstream: ScriptedUpstream, origin: Origin
+) -> None:
+    served = await serve(
+        upstream.port, policies="{cache: {stale_if_error: 1h}}", max_waiting="64, breaker: {consecutive: 5}"
+    )
+    client = Client(served, origin.then(200, Cache_Control="max-age=60"))
+    await client()
+    client.later(100)
+    wire = await Wire.connect(served.proxy.admin.port)
+    wire.send(b"POST /breakers?name=app&state=open HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n")
+    status, _, said = await wire.answer()
+    wire.close()
+    assert status == 200, said
+    status, fields, body = await client()
+    assert (status, body) == (200, b"body 1")
+    assert "stale-if-error" in fields["cache-status"]
+    assert (await client("/never"))[0] == 503
+    assert origin.count == 1
