@@ -33,8 +33,8 @@ from proxy.fleet.breakers import SharedBreaker
 from proxy.fleet.jwks import KeySource
 from proxy.fleet.redis import Fleet
 from proxy.fleet.sentinel import locator
+from proxy.listener.connection import Timeouts
 from proxy.listener.door import DoorTerms, inherited
-from proxy.listener.http1 import Timeouts
 from proxy.listener.overload import OverloadTerms, memory_bound
 from proxy.listener.server import Listener, ListenerSettings
 from proxy.policy.clusters import server_tls

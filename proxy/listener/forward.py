@@ -12,39 +12,28 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from proxy.exchange import Answered, Exchange, Payload, Response
-from proxy.filter import Deferred, Watch
+from proxy.filter import Deferred
 from proxy.headers import Headers
 from proxy.http1.framing import CHUNKED, NO_BODY
-from proxy.listener.cached import Cached
-from proxy.listener.fallback import Keeper
+from proxy.listener.judged import Judged
 from proxy.listener.rescue import refusal
 from proxy.rejection import (
     BodyTooLarge,
     InternalError,
-    InvalidUpstreamResponse,
     Rejection,
     SlowClient,
     UpstreamTimeout,
 )
-from proxy.upstream.retry import repeatable
 
 if TYPE_CHECKING:
     from proxy.headers import Pair
-    from proxy.listener.http1 import Downstream
     from proxy.routing import Route
 
 log = logging.getLogger(__name__)
 
 
-class Forwarder(Cached):
-    __slots__ = ("_buffered", "_keeper", "_length", "_response_body", "_response_head", "_watch")
-
-    def __init__(self, client: Downstream, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(client, loop)
-        self._response_body: list[bytes] = []
-        self._keeper: Keeper | None = None
-        self._watch: Watch | None = None
-        self._length = NO_BODY
+class Forwarder(Judged):
+    __slots__ = ()
 
     # the request
 
@@ -249,45 +238,6 @@ class Forwarder(Cached):
             if self._client.blocked_for(self._upstream_at):
                 self.on_client_writable(False)
 
-    def _retried(self, status: int, response: Response) -> bool:
-        """Another attempt in place of this answer."""
-        cluster = self._cluster
-        retryable = cluster is not None and status in cluster.retry.statuses
-        return retryable and self._again(str(status), response.headers.get(b"retry-after"))
-
-    def _instead(self, status: int) -> bool:
-        """The route's fallback in place of this answer."""
-        fallback = self._route.fallback
-        return fallback is not None and str(status) in fallback.kinds and self._fall_back(str(status))
-
-    def _fall_back(self, kind: str) -> bool:
-        """Answer by the route's fallback, where it has something."""
-        exchange, fallback, cluster = self._current(), self._route.fallback, self._cluster or self._route.cluster
-        if fallback is None or self._answer.begun or exchange.websocket:
-            return False
-        other = fallback.cluster
-        once = not self._fell_back and self.upload.replayable and self._may_repeat(kind, exchange)
-        if other is not None and other is not cluster and once:
-            self._fell_back = True
-            cluster.stats.fallbacks["cluster"] += 1
-            self._leave_cluster()
-            self._failed.clear()
-            self._tries = 0
-            self._enter(other)
-            return True
-        found = fallback.response(exchange)
-        if found is None:
-            return False
-        name, response = found
-        cluster.stats.fallbacks[name] += 1
-        exchange.failure = f"fallback-{name}"
-        self._own_answer(response, closing=False)
-        return True
-
-    def _may_repeat(self, kind: str, exchange: Exchange) -> bool:
-        """Whether the request was not sent, or may be sent again."""
-        return kind in ("breaker-open", "overloaded", "upstream-unavailable", "upstream-busy") or repeatable(exchange)
-
     def on_upstream_data(self, data: bytes, ended: bool) -> None:
         self._upstream_at = self._loop.time()
         if self._response_head is not None:
@@ -298,80 +248,6 @@ class Forwarder(Cached):
             self._see(self._watch, data, ended)
         self._answer.data(data, ended, self._trailers_of(ended))
         if ended:
-            self._finish(clean=True)
-
-    def _keep(self, data: bytes, ended: bool) -> None:
-        """Show a piece of the body, as it goes to the client, to those who keep answers."""
-        if self._keeper is not None:
-            self._keeper.feed(data, ended)
-        if self._ticket is not None:
-            self._ticket.feed(data, ended)
-
-    def _trailers_of(self, ended: bool) -> list[Pair]:
-        return self._upstream.trailers if ended and self._upstream is not None else []
-
-    def _see(self, watch: Watch, data: bytes, ended: bool) -> None:
-        """What passes is copied until there is enough to look at; that changes nothing."""
-        self._response_body.append(data)
-        self._buffered += len(data)
-        if not ended and self._buffered < watch.most:
-            return
-        self._watch = None
-        seen, self._response_body = b"".join(self._response_body)[: watch.most], []
-        try:
-            watch.judge(seen, whole=ended)
-        except Exception:
-            exchange = self._current()
-            log.exception("an answer could not be looked at", extra={"request_id": exchange.request_id.decode()})
-
-    def _collect_response(self, response: Response, data: bytes, ended: bool) -> None:
-        self._response_body.append(data)
-        self._buffered += len(data)
-        watch = self._watch
-        if watch is not None and watch.holds and not self._route.chain.buffers_response:
-            if ended or self._buffered >= watch.most:
-                self._release(watch, response, ended)
-        elif self._buffered > self._route.limits.max_buffered:
-            self._conclude(InvalidUpstreamResponse("the upstream's body exceeds what this route's policies can check"))
-        elif ended:
-            self._spawn(self._judge_response(), lambda: None)
-
-    def _release(self, watch: Watch, response: Response, ended: bool) -> None:
-        """What was held goes on, if it may."""
-        exchange = self._current()
-        self._watch = self._response_head = None
-        seen, self._response_body = b"".join(self._response_body), []
-        trailers, length = self._trailers_of(ended), self._length
-        try:
-            found = watch.judge(seen, whole=ended)
-            if found is not seen:
-                trailers, length = [], len(found)
-                response.headers.set(b"content-length", b"%d" % length)
-            self._route.chain.on_response(exchange, response)
-        except Rejection as rejection:
-            self._conclude(rejection)
-            return
-        except Exception:
-            self._defect()
-            return
-        self._keep(found, ended)
-        self._answer.head(response, length, found, ended, trailers)
-        if ended:
-            self._finish(clean=True)
-        elif self._client.blocked_for(self._upstream_at):
-            self.on_client_writable(False)
-
-    async def _judge_response(self) -> None:
-        exchange, response = self._current(), self._response_head
-        payload = Payload(b"".join(self._response_body))
-        await self._route.chain.on_upstream_payload(exchange, payload)
-        if self._watch is not None:
-            payload.data = self._watch.judge(payload.data, whole=True)
-        self._keep(payload.data, True)
-        if response is not None:
-            response.headers.set(b"content-length", b"%d" % len(payload.data))
-            self._route.chain.on_response(exchange, response)
-            self._answer.head(response, len(payload.data), payload.data, True, [])
             self._finish(clean=True)
 
     # the client

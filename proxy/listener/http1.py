@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy.batch import Outbox
@@ -19,6 +16,19 @@ from proxy.headers import Headers
 from proxy.http1.chunked import ChunkedDecoder
 from proxy.http1.framing import CHUNKED, NO_BODY, RequestFacts
 from proxy.http1.head import RequestHeadParser
+from proxy.listener.alone import by_tls, options, unrouted
+from proxy.listener.connection import (
+    BODY,
+    BUSY,
+    CLOSED,
+    DRAIN,
+    DRAIN_LIMIT,
+    HEAD,
+    LINGER,
+    NEVER,
+    TUNNEL,
+    ClientConnection,
+)
 from proxy.listener.forward import Forwarder
 from proxy.listener.handshake import is_handshake
 from proxy.listener.overload import OVERLOADED
@@ -26,9 +36,7 @@ from proxy.listener.rescue import refusal
 from proxy.rejection import (
     BodyTooLarge,
     MalformedRequest,
-    MethodNotAllowed,
     MethodNotImplemented,
-    NoRoute,
     Overloaded,
     Rejection,
     SlowClient,
@@ -43,66 +51,35 @@ if TYPE_CHECKING:
     from proxy.proxy_protocol import Source
     from proxy.routing import Route
 
-DRAIN_LIMIT = 256 * 1024
-"""Bytes of a refused or unwanted body that are read and dropped so that the connection can stay."""
-LINGER_SECONDS = 2.0
 PARTING_SECONDS = 1.0
 """What an idle connection has for one more request when the listener drains, so that none meets a closed door."""
-ALLOW = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-"""What OPTIONS * is told (RFC 9110 section 9.3.7): what the proxy itself speaks, whatever the routes take."""
-NEVER = float("inf")
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds, and for `min_body_rate` bytes a second (Kestrel's MinRequestBodyDataRate)."""
-
-    head: float
-    idle: float
-    body_progress: float
-    min_body_rate: float
-    write_stall: float
-
-
-HEAD, BODY, BUSY, TUNNEL, DRAIN, LINGER, CLOSED = range(7)
-"""What a connection does: reads a head, a body, waits for an exchange's end, relays, drops a body's rest, ends."""
-
-
-class Downstream(asyncio.Protocol):
+class Downstream(ClientConnection):
     __slots__ = (
-        "_backlog", "_blocked_since", "_body_left", "_chunked", "_drained", "_eof", "_forward", "_loop", "_outbox",
-        "_parser", "_peer", "_pumping", "_redirect", "_source", "_state", "_transport", "_unwanted", "deadline",
-        "held", "listener", "may_keep_alive", "send", "timeouts",
+        "_chunked", "_forward", "_parser", "_peer", "_pumping", "_redirect", "_source", "_unwanted", "listener",
+        "may_keep_alive",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, source: Source | None = None, redirect: int = 0) -> None:
         """`source` is whom a PROXY head named; with `redirect`, every request is sent to that port by TLS."""
+        super().__init__(listener.loop, listener.settings.timeouts)
         self.listener = listener
         self._source = source
         self._redirect = redirect
-        self.timeouts = listener.settings.timeouts
         self.may_keep_alive = True
-        self.held = False
-        self.deadline = NEVER
-        self._loop = listener.loop
         self._parser = RequestHeadParser(listener.settings.max_head, listener.settings.max_fields)
         self._forward = Forwarder(self, listener.loop)
-        self._state = HEAD
-        self._backlog = b""
-        self._blocked_since = 0.0
-        self._body_left = 0
-        self._drained = 0
         self._unwanted: tuple[Exchange, Rejection] | None = None
         self._chunked: ChunkedDecoder | None = None
-        self._eof = False
         self._pumping = False
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # create_server gives stream transports
+        self._transport = transport  # type: ignore[assignment]  # create_server gives stream transports
         self._outbox = outbox = Outbox(self.listener.writer, self._transport)
-        self.send: Callable[[bytes], None] = outbox.write
+        self.send = outbox.write
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -241,15 +218,15 @@ class Downstream(asyncio.Protocol):
             parser.target, exchange.method, headers.index.get(b"host"), settings.target
         )
         if self._redirect:
-            self._answer_alone(exchange, self._by_tls(exchange))
+            self._answer_alone(exchange, by_tls(exchange, self._redirect))
             return
         websocket = facts.upgrades and is_handshake(exchange, length)
         if exchange.path == b"*":
-            self._answer_alone(exchange, Response(204, b"No Content", Headers([(b"allow", ALLOW)]), own=True))
+            self._answer_alone(exchange, options())
             return
         route = listener.routes.match(exchange)
         if route is None:
-            raise self._unrouted(exchange)
+            raise unrouted(exchange, listener.routes)
         exchange.route = route
         if listener.guard.level:
             self._relieve(route)
@@ -265,19 +242,6 @@ class Downstream(asyncio.Protocol):
         self._state = BUSY if length == NO_BODY else BODY
         self.deadline = exchange.started + listener.first_check
         self._forward.begin(exchange, route, length, expects=facts.expects)
-
-    def _by_tls(self, exchange: Exchange) -> Response:
-        """308 keeps method and body (RFC 9110 section 15.4.9)."""
-        host = (
-            exchange.host.partition(b"]")[0] + b"]" if exchange.host[:1] == b"[" else exchange.host.partition(b":")[0]
-        )
-        if not host:
-            raise MalformedRequest("without Host nobody can be sent on", rule="listener.redirect")
-        port = b"" if self._redirect == 443 else b":%d" % self._redirect
-        location = b"https://%b%b%b%b" % (host, port, exchange.path, exchange.query)
-        return Response(
-            308, b"Permanent Redirect", Headers([(b"location", location), (b"content-length", b"0")]), own=True
-        )
 
     def _relieve(self, route: Route) -> None:
         """The process is near its limits: connections are not kept, and then only critical routes are served."""
@@ -295,16 +259,6 @@ class Downstream(asyncio.Protocol):
         self._unwanted = (exchange, rejection)
         self._state = BODY
         self.deadline = exchange.started + self.timeouts.body_progress
-
-    def _unrouted(self, exchange: Exchange) -> Rejection:
-        methods = self.listener.routes.methods_at(exchange)
-        if methods:
-            allow = b", ".join(sorted(methods))
-            return MethodNotAllowed(
-                f"this path takes {allow.decode()}", remedy="Use one of the allowed methods.", rule="routes",
-                headers=((b"allow", allow),),
-            )  # fmt: skip
-        return NoRoute("no route matches this host, path and method", rule="routes")
 
     # bodies
 
@@ -367,16 +321,6 @@ class Downstream(asyncio.Protocol):
 
     # what the Forwarder calls
 
-    def hold(self) -> None:
-        if not self.held:
-            self.held = True
-            self._transport.pause_reading()
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that the client has not taken."""
-        return self._transport.get_write_buffer_size()
-
     @property
     def session(self) -> Session | None:
         """The WebSocket that runs."""
@@ -388,15 +332,6 @@ class Downstream(asyncio.Protocol):
         exchange = self._forward.exchange
         return exchange is not None and exchange.minor > 0
 
-    def read_on(self) -> None:
-        if self.held:
-            self.held = False
-            self._transport.resume_reading()
-
-    def blocked_for(self, now: float) -> float:
-        """Seconds since the client last took what was sent; 0 where nothing waits."""
-        return now - self._blocked_since if self._blocked_since else 0.0
-
     def on_tunnel(self) -> None:
         self._state = TUNNEL
         early, self._backlog = self._backlog, b""
@@ -404,14 +339,6 @@ class Downstream(asyncio.Protocol):
             self._forward.on_tunnel_client_data(early)
         if self._eof:
             self._forward.on_tunnel_client_eof()
-
-    def end_of_stream(self) -> None:
-        if not self._transport.is_closing():
-            self._outbox.flush()
-            if self._transport.can_write_eof():
-                self._transport.write_eof()
-            else:
-                self._transport.close()
 
     def on_exchange_end(self, exchange: Exchange, *, clean: bool, keep_alive: bool) -> None:
         self.listener.on_exchange_end(exchange)
@@ -479,30 +406,6 @@ class Downstream(asyncio.Protocol):
             self._state = BODY
         self.on_exchange_end(exchange, clean=True, keep_alive=keep_alive)
 
-    def _linger(self) -> None:
-        """Close so that the client can still read the answer: end our side, drop what comes, then go (RFC 9112 9.6)."""
-        self._state = LINGER
-        self._backlog = b""
-        self._body_left = DRAIN_LIMIT
-        self._outbox.flush()
-        self._wait_for_reader(LINGER_SECONDS)
-        if self._eof or not self._transport.can_write_eof():
-            self._transport.close()
-        elif not self._transport.is_closing():
-            self._transport.write_eof()
-
-    def _close(self) -> None:
-        self._state = LINGER
-        self._backlog = b""
-        self._outbox.flush()
-        self._wait_for_reader(self.timeouts.write_stall)
-        self._transport.close()
-
-    def _wait_for_reader(self, seconds: float) -> None:
-        """What is unsent has so long; and again so long, as long as the client takes some of it."""
-        self._drained = 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
-        self.deadline = self._loop.time() + (seconds if not self._drained else self.timeouts.write_stall)
-
     def sweep(self, now: float) -> None:
         """The deadline is over; called by the listener."""
         if self._forward.exchange is not None:
@@ -535,14 +438,3 @@ class Downstream(asyncio.Protocol):
             self._close()
         elif self._state == HEAD and not self._parser.begun:
             self.deadline = min(self.deadline, self._loop.time() + min(seconds / 2, PARTING_SECONDS))
-
-    def _reset(self) -> None:
-        """HTTP/1.0 knows an answer's end by the connection's: only a reset says that it broke off."""
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None and sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._state = LINGER
-        self._transport.abort()
-
-    def cut(self) -> None:
-        self._transport.abort()

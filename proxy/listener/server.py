@@ -17,8 +17,9 @@ from proxy.batch import TickWriter
 from proxy.exchange import Exchange
 from proxy.filter import FilterChain
 from proxy.forwarding import Peer
+from proxy.listener.connection import Timeouts
 from proxy.listener.door import Door, DoorTerms
-from proxy.listener.http1 import Downstream, Timeouts
+from proxy.listener.http1 import Downstream
 from proxy.listener.overload import OverloadGuard, OverloadTerms, resident
 from proxy.listener.websocket import Session
 from proxy.proxy_protocol import Source
