@@ -99,7 +99,8 @@ class Limit:
 
 @dataclass(slots=True)
 class Usage:
-    """What became of the requests that one rule looked at."""
+    """What one rule charged, refused, or would have refused; what another rule's refusal kept it from charging is in
+    none of them."""
 
     admitted: int = 0
     denied: int = 0
@@ -255,9 +256,11 @@ class Throttle(Filter):
         denied: tuple[Limit, Charge, Outcome] | None = None
         now = self._loop.time()
         for limit, charge, outcome in zip(state.limits, state.charges, decision.outcomes, strict=True):
-            self.usage[charge.quota.name].see(charge, outcome, now)
             if outcome.admitted:
+                if decision.admitted:
+                    self.usage[charge.quota.name].see(charge, outcome, now)
                 continue
+            self.usage[charge.quota.name].see(charge, outcome, now)
             if charge.quota.shadow:
                 limit.trial.refuse(exchange, RateLimited("this would be refused"))
             elif denied is None or outcome.retry > denied[2].retry:

@@ -48,7 +48,7 @@ class Charge:
     Immutable, and kept for clients that come again; `wire` is for an adapter to keep its form of it.
     """
 
-    __slots__ = ("cost", "holds", "identity", "key", "label", "quota", "wire")
+    __slots__ = ("cost", "denied", "holds", "identity", "key", "label", "quota", "wire")
 
     def __init__(self, quota: Quota, identity: str, cost: int = 1, label: str = "") -> None:
         """`label` is what statistics call whoever is charged; the identity where it is empty."""
@@ -60,6 +60,8 @@ class Charge:
         self.key = f"{{{identity}}}:{quota.name}:{int(quota.strategy)}:{quota.window}"
         """Without the amount: editing a limit's number keeps its counters. The braces are a Cluster's hash tag."""
         self.wire: tuple[bytes, bytes] | None = None
+        self.denied: tuple[float, float, Outcome] | None = None
+        """A refusal that is known to hold: when it came, until when, and the store's answer (`denied`)."""
 
     def __repr__(self) -> str:
         return f"Charge({self.quota!r}, {self.identity!r}, {self.cost})"
@@ -73,6 +75,10 @@ class Outcome(NamedTuple):
     """Before this charge."""
     reset: int
     retry: int
+
+
+UNASKED = Outcome(True, 0, 0, 0)
+"""What another charge's known refusal left undecided."""
 
 
 class Decision(NamedTuple):

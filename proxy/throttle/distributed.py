@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import hiredis
 
+from proxy.throttle import denied
 from proxy.throttle.address import StoreAddress
 from proxy.throttle.charge import Charge, Decision, OnDecision, Outcome, Settlement, Strategy
 from proxy.throttle.cluster import ClusterStore, slot_of
@@ -61,10 +62,11 @@ class RedisLimiter:
             else Store(address, deadline, SCRIPTS, locate=locate)
         )
         self._whole = not nodes
+        self._deadline = deadline
         self.store.on_revived.append(self._on_revived)
         self.peers = 1
         self.fallback = LocalLimiter(lambda: time.monotonic() * 1000)
-        self.decisions = {"redis": 0, "local": 0}
+        self.decisions = {"redis": 0, "local": 0, "remembered": 0}
         self._prefix = prefix
         self.name = os.urandom(8).hex()
         self._owed = Owed(self.name, self._merge, self.fallback.forget)
@@ -95,6 +97,12 @@ class RedisLimiter:
             then(self.decided_alone(charges, reservation))
             return
 
+        known = denied.recall(charges)
+        if known is not None:
+            self.decisions["remembered"] += 1
+            then(known)
+            return
+
         groups = [] if self._whole else _grouped(charges, lambda one: one.identity)
         if len(groups) > 1:
             _Together(self, charges, groups, reservation, then).start()
@@ -110,8 +118,14 @@ class RedisLimiter:
             if reservation != "-" and len(self._unsure) < MAX_UNRELEASED:
                 self._unsure.add(reservation)
         else:
-            self.decisions["redis"] += 1
+            self.on_decided(charges, decision)
         then(decision)
+
+    def on_decided(self, charges: Sequence[Charge], decision: Decision) -> None:
+        """The store decided."""
+        self.decisions["redis"] += 1
+        if not decision.admitted:
+            denied.remember(charges, decision, self._deadline)
 
     def ask_one(self, charges: Sequence[Charge], reservation: str, then: Callable[[Decision | None], None]) -> None:
         """Decide charges whose keys share a slot; None where the store does not answer.
@@ -155,9 +169,9 @@ class RedisLimiter:
         for charge in charges:
             how = charge.quota.on_store_failure
             if how == "local":
-                told.append(next(outcomes, _UNKNOWN))
+                told.append(next(outcomes, None) or _open(charge))
             else:
-                told.append(_CLOSED if how == "closed" else _UNKNOWN)
+                told.append(_CLOSED if how == "closed" else _open(charge))
         admitted = alone.admitted and not closed
         if admitted:
             for charge, outcome in zip(charges, told, strict=True):
@@ -329,9 +343,10 @@ class _Together:
         if self._away:
             self._then(self._limiter.decided_alone(self._charges, self._reservation))
         else:
-            self._limiter.decisions["redis"] += 1
             outcomes = tuple([self._outcomes[id(one)] for one in self._charges])
-            self._then(Decision(self._admitted, outcomes, "redis"))
+            decision = Decision(self._admitted, outcomes, "redis")
+            self._limiter.on_decided(self._charges, decision)
+            self._then(decision)
 
 
 def _grouped(items: Sequence[T], identity: Callable[[T], str]) -> list[list[T]]:
@@ -342,5 +357,9 @@ def _grouped(items: Sequence[T], identity: Callable[[T], str]) -> list[list[T]]:
     return list(groups.values())
 
 
-_UNKNOWN = Outcome(True, 0, 0, 0)
+def _open(charge: Charge) -> Outcome:
+    """Nobody decides, and the request may pass: as if nothing had been charged yet."""
+    return Outcome(True, charge.quota.amount, 0, 0)
+
+
 _CLOSED = Outcome(False, 0, 1000, 1000)

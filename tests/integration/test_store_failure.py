@@ -190,7 +190,7 @@ async def test_slow_within_its_deadline_decides(serve: Start, upstream: Scripted
             assert await ask(served, 1) == [expected]
             assert time.perf_counter() - began > 0.02
     assert served.proxy.limiting is not None
-    assert served.proxy.limiting.decisions == {"redis": 4, "local": 0}
+    assert served.proxy.limiting.decisions == {"redis": 4, "local": 0, "remembered": 0}
 
 
 async def test_full_falls_back_decision_by_decision(
@@ -237,9 +237,36 @@ async def test_flushed_scripts_are_loaded_again_and_counters_begin_anew(
     await client.script_flush()
     await client.flushall()
     await client.aclose()
-    assert await ask(served, 4) == [200, 200, 200, 429]
+    async with asyncio.timeout(2):
+        while await ask(served, 1) == [429]:
+            await asyncio.sleep(0.05)
+    assert await ask(served, 3) == [200, 200, 429]
     assert served.proxy.limiting is not None
-    assert served.proxy.limiting.decisions == {"redis": 8, "local": 0}
+    assert served.proxy.limiting.decisions["redis"] == 8
+    assert served.proxy.limiting.decisions["local"] == 0
+
+
+async def test_one_far_over_its_limit_costs_the_store_a_question_a_second(
+    serve: Start, upstream: ScriptedUpstream, valkey: Valkey
+) -> None:
+    limits = "{few: {limit: 3/1h, strategy: token-bucket}, other: {limit: 900/1h}}"
+    served = await serve(upstream.port, more=valkey.policy(), limits=limits)
+    began = time.monotonic()
+    assert (await ask(served, 300)).count(200) == 3
+    wire = await served.connect()
+    wire.send(GET)
+    status, headers, _ = await wire.answer()
+    wire.close()
+    limiting, usage = served.proxy.limiting, served.proxy.compiled.usage
+    assert limiting is not None
+    asked = limiting.decisions["redis"]
+    assert asked <= 3 + 1 + time.monotonic() - began
+    assert limiting.decisions["remembered"] == 301 - asked
+    assert status == 429
+    assert '"everything.few"' in headers["ratelimit"]
+    assert 1190 <= int(headers["retry-after"]) <= 1200
+    assert usage["everything.few"].denied == 298
+    assert usage["everything.other"].admitted == 3
 
 
 @pytest.mark.parametrize("strategy", ["fixed-window", "moving-window", "sliding-window-counter", "token-bucket"])
@@ -333,7 +360,7 @@ async def test_the_documented_acl_is_enough_and_no_more(
         stranger = await serve(upstream.port, more=other, limits="{a: {limit: 3/1h}}")
         assert await ask(stranger, 1) == [200]
         assert stranger.proxy.limiting is not None
-        assert stranger.proxy.limiting.decisions == {"redis": 0, "local": 1}
+        assert stranger.proxy.limiting.decisions == {"redis": 0, "local": 1, "remembered": 0}
 
 
 async def test_what_runs_for_longer_than_its_lease_is_still_counted(

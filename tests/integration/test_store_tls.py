@@ -70,7 +70,7 @@ async def test_decided_and_told_over_tls(
     ]
     assert [(await pod.ask(GET))[0] for pod in (one, other, one, other)] == [200, 200, 200, 429]
     assert one.proxy.limiting is not None
-    assert one.proxy.limiting.decisions == {"redis": 2, "local": 0}
+    assert one.proxy.limiting.decisions == {"redis": 2, "local": 0, "remembered": 0}
     await until(lambda: all(pod.proxy.fleet is not None and pod.proxy.fleet.listening for pod in (one, other)))
     one.proxy.compiled.ban_list.ban("ip:127.0.0.1", "test", 60, 60, 0)
     await until(lambda: bool(other.proxy.shared.bans.facts))
@@ -89,7 +89,7 @@ async def test_who_cannot_be_trusted_is_not_spoken_to(
     assert [(await served.ask(GET))[0] for _ in range(3)] == [200, 200, 429]
     assert served.proxy.degraded
     assert served.proxy.limiting is not None
-    assert served.proxy.limiting.decisions == {"redis": 0, "local": 3}
+    assert served.proxy.limiting.decisions == {"redis": 0, "local": 3, "remembered": 0}
 
 
 async def test_files_that_do_not_do_are_findings(serve: Start, upstream: ScriptedUpstream, tmp_path: Path) -> None:
