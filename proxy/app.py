@@ -67,7 +67,8 @@ class Proxy:
         parent, where this process is one of several workers."""
         self.policy = policy
         self.link = link
-        self.reloader = Reloader(self, path) if path is not None else None
+        text = link.worker.text() if link is not None else None
+        self.reloader = Reloader(self, path, text) if path is not None else None
         self.revision = self.reloader.revision if self.reloader else "-"
         self.decisions = Decisions(Entropy())
         self._throttles: list[Throttle] = []
@@ -80,6 +81,7 @@ class Proxy:
         self.redis = _shared_limiter(policy)
         self.shared = Shared(self.redis or link or _alone(), workers=link.worker.count if link else 1)
         self._own_breakers = Board("workers")
+        self._with_workers: dict[str, list[SharedBreaker]] = {}
         self.compiled: Compiled = compile_policy(policy, loop, self._on_verdict, self.shared)
         self.shared_breakers: dict[str, SharedBreaker] = {}
         for cluster in self.compiled.clusters.values():
@@ -170,6 +172,8 @@ class Proxy:
         if reloader is not None:
             reloader.on_revert.append(link.reverted)
             link.on_revert.append(reloader.revert)
+            reloader.on_apply.append(link.applied)
+            link.take = reloader.take
 
     def _share_with_workers(self, cluster: Cluster, link: Link) -> None:
         """Breakers that the whole fleet does not share: what one worker's calls open is open for all of them."""
@@ -185,6 +189,7 @@ class Proxy:
                 available=lambda: link.available, propose=propose, least=1,
             )  # fmt: skip
             cluster.ticks.append(shared.tick)
+            self._with_workers.setdefault(cluster.name, []).append(shared)
 
     def _share_breaker(self, cluster: Cluster, fleet: Fleet, limiting: RedisLimiter) -> None:
         if cluster.breaker is not None and cluster.spec.shared_quorum:
@@ -219,7 +224,8 @@ class Proxy:
         old_sources, self.key_sources = self.key_sources, sources
         for name in before.clusters:
             if compiled.clusters.get(name) is not before.clusters[name]:
-                self.shared_breakers.pop(name, None)
+                for one in (*self._with_workers.pop(name, ()), *filter(None, [self.shared_breakers.pop(name, None)])):
+                    one.close()
         for cluster in new:
             self._listen_to(cluster)
             if self.fleet is not None and self.limiting is not None:
@@ -361,7 +367,7 @@ class Proxy:
         if self.reloader is not None:
             self.reloader.start()
         if link is not None:
-            link.ready()
+            link.ready(self.reloader.text if self.reloader else b"")
 
     def end(self) -> None:
         """Whoever hears that it is not ready any more has also heard that its connections close."""
@@ -418,6 +424,8 @@ async def serve(policy: Policy, path: Path | None = None) -> int:
         loop.add_signal_handler(number, on_signal)
     if proxy.reloader is not None:
         loop.add_signal_handler(signal.SIGHUP, proxy.reloader.ask)
+    if link is None:
+        loop.add_signal_handler(signal.SIGUSR2, log.warning, "SIGUSR2 replaces workers; this sidecar is one process")
     await proxy.start()
     host, _ = policy.listener.address
     log.log(
@@ -428,8 +436,9 @@ async def serve(policy: Policy, path: Path | None = None) -> int:
         routes=len(policy.routes),
     )
     await proxy.stopping.wait()
-    log.info("draining", seconds=policy.listener.drain, connections=proxy.listener.open_connections)
-    stopping = asyncio.create_task(proxy.stop(policy.listener.drain))
+    seconds = proxy.policy.listener.drain
+    log.info("draining", seconds=seconds, connections=proxy.listener.open_connections)
+    stopping = asyncio.create_task(proxy.stop(seconds))
     hurry = asyncio.create_task(at_once.wait())
     await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()

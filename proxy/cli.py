@@ -26,7 +26,6 @@ from proxy.control import explain as explained
 from proxy.control import preflight as checks
 from proxy.control import replay as replaying
 from proxy.control.diff import differences
-from proxy.control.reload import revision_of
 from proxy.control.sandbox import Sandbox, Verdicts, request_of
 from proxy.exchange import Exchange
 from proxy.filters.inspection import Inspection
@@ -37,6 +36,7 @@ from proxy.policy.findings import PolicyError
 from proxy.policy.load import load
 from proxy.policy.model import Policy
 from proxy.policy.schema import schema as policy_schema
+from proxy.policy.source import revision_of
 from proxy.rejection import Rejection
 from proxy.routing import Route
 from proxy.target import TargetRules, canonical
@@ -57,9 +57,9 @@ def main() -> None:
     """A sidecar proxy that enforces a YAML policy."""
 
 
-def _load(path: Path) -> Policy:
+def _load(path: Path, text: bytes | None = None) -> Policy:
     try:
-        return load(path)
+        return load(path, data=text)
     except PolicyError as error:
         for finding in error.findings:
             click.echo(str(finding), err=True)
@@ -75,11 +75,12 @@ def _load(path: Path) -> Policy:
 )
 def run(path: Path, log_level: str) -> None:
     """Serve by the policy until SIGTERM."""
-    policy = _load(path)
+    worker = Worker.of(os.environ)
+    policy = _load(path, worker.text() if worker else None)
     logs.configure(log_level)
     faulthandler.enable()
     count = processors() if policy.workers == "auto" else policy.workers
-    several = count > 1 and Worker.of(os.environ) is None
+    several = count > 1 and worker is None
     try:
         status = uvloop.run(supervise(policy, path, count, log_level) if several else serve(policy, path))
     except OSError as error:
@@ -268,7 +269,7 @@ def explain(
     parts, said = _fields(lines), _fields(answers)
     body = Path(data[1:]).read_bytes() if data.startswith("@") else data.encode()
     asked = request_of(method, url, dict(parts), body, client)
-    policy, revision = _load(path), revision_of(path)
+    policy, revision = _load(path), revision_of(path.read_bytes())
 
     async def look() -> Verdicts:
         async with Sandbox(policy) as box:
@@ -384,7 +385,10 @@ def diff(old: Path, new: Path) -> None:
 def preflight(path: Path, listen: bool) -> None:
     """Before a sidecar is rolled out: the policy, its clusters, Redis, keys, clock; exit status 0 all good, 1 not."""
     policy = _load(path)
-    told = [("policy", f"{path} is valid, revision {revision_of(path)}", True), *asyncio.run(checks.preflight(policy))]
+    told = [
+        ("policy", f"{path} is valid, revision {revision_of(path.read_bytes())}", True),
+        *asyncio.run(checks.preflight(policy)),
+    ]
     if listen:
         told.append(checks.can_listen(policy))
     for name, words, good in told:

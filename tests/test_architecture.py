@@ -112,8 +112,8 @@ ALLOWED = {
     "proxy.workers.merge": set(),
     "proxy.workers.link": {"proxy.fleet.board", "proxy.throttle", "proxy.workers"},
     "proxy.workers.hub": {"proxy.fleet.board", "proxy.throttle", "proxy.workers.frames"},
-    "proxy.workers.admin": {"proxy.admin.place", "proxy.workers"},
-    "proxy.workers.parent": {"proxy.listener.door", "proxy.policy.model", "proxy.workers"},
+    "proxy.workers.admin": {"proxy.admin.guard", "proxy.admin.place", "proxy.workers"},
+    "proxy.workers.parent": {"proxy.listener.door", "proxy.policy", "proxy.workers"},
     "proxy.admin": {
         "breaker",
         "proxy.addresses",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import hmac
 import io
 import socket
 import time
@@ -18,6 +17,7 @@ import aiohttp
 from aiohttp import web
 
 from proxy.addresses import holder, normalise
+from proxy.admin.guard import strange, stranger
 from proxy.admin.page import FILES, Page
 from proxy.admin.place import opened
 from proxy.cache.store import Purge
@@ -96,14 +96,11 @@ class Admin:
     async def _guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        if request.path not in PROBES and (strange := _strange(request, self._proxy.policy.admin.token is None)):
-            return web.json_response({"error": strange}, status=403)
         token = self._proxy.policy.admin.token
-        if token is not None and request.path not in OPEN:
-            given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(errors="surrogateescape"), token.get_secret_value().encode()):
-                return web.json_response({"error": "send Authorization: Bearer with admin.token"}, status=401)
-        return await handler(request)
+        secret = token.get_secret_value() if token is not None else None
+        refused = None if request.path in PROBES else strange(request, secret)
+        refused = refused or (None if request.path in OPEN else stranger(request, secret))
+        return refused or await handler(request)
 
     async def _home(self, _: web.Request) -> web.Response:
         raise web.HTTPFound("/ui")
@@ -385,21 +382,6 @@ class Admin:
             return web.json_response({"error": f"level has to be one of {', '.join(LEVELS)}"}, status=400)
         logs.configure(level)
         return web.json_response({"level": level})
-
-
-def _strange(request: web.Request, unguarded: bool) -> str:
-    """Why a browser that shows another site's page may have been made to send this; empty where nothing says so.
-
-    That page's script could write by a plain form, and read under a name of its own that leads here.
-    """
-    origin = request.headers.get("Origin", "")
-    if origin and origin.partition("://")[2] != request.host:
-        return "the request comes from another site's page"
-    name = request.host.rpartition(":")[0] if not request.host.endswith("]") else request.host
-    name = (name or request.host).strip("[]")
-    if unguarded and name != "localhost" and normalise(name) is None:
-        return f"without admin.token, ask by an address or as localhost, not as {name[:80]}"
-    return ""
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:

@@ -7,12 +7,11 @@ swap, the old policy comes back by itself.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from proxy.filter import Mode
 from proxy.policy.document import read
 from proxy.policy.findings import Finding, PolicyError
 from proxy.policy.load import load
+from proxy.policy.source import revision_of, stamp_of
 
 if TYPE_CHECKING:
     from proxy.app import Proxy
@@ -36,11 +36,6 @@ AT_START = (("listener", "unix"), ("admin", "address"), ("redis",), ("workers",)
 OF_WORKERS = (("listener", "address"), ("listener", "redirect"))
 """Of several workers their parent opens the sockets."""
 WORDS = ("applied", "refused", "reverted")
-
-
-def revision_of(path: Path) -> str:
-    """The first twelve digits of the file's SHA-256, as `sha256sum` prints them."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +56,7 @@ class Trial:
     """A swap that may still be taken back. `bad` and `all` are counts at the swap, `usual` the share before it."""
 
     before: Policy
+    text: bytes
     revision: str
     ends: float
     bad: int
@@ -84,15 +80,17 @@ class History:
 class Reloader:
     """Of one proxy and one file; `start` watches both the file (where the policy says so) and what a swap led to."""
 
-    def __init__(self, proxy: Proxy, path: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, proxy: Proxy, path: Path, text: bytes | None = None) -> None:
+        """`text` is what the file said when a parent had it read; the parent then also watches it."""
         self.path = path
-        self.revision = revision_of(path)
+        self.text = path.read_bytes() if text is None else text
+        self.revision = revision_of(self.text)
         self.applied_at = time.time()
         self.counts = dict.fromkeys(WORDS, 0)
         self.last: Outcome = Outcome("applied", self.revision)
         self._proxy = proxy
-        self._environment = environment
-        self._seen = self._stamp()
+        self._watched = text is None
+        self._seen = stamp_of(path)
         self._busy = asyncio.Lock()
         self._history = History()
         self._trial: Trial | None = None
@@ -100,6 +98,8 @@ class Reloader:
         self._asked: set[asyncio.Task[Any]] = set()
         self.on_revert: list[Callable[[str, str], None]] = []
         """Told the revision that was taken back, and why."""
+        self.on_apply: list[Callable[[bytes, bool], None]] = []
+        """Told what rules from now on, and whether it is on trial."""
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._watch(), name="policy")
@@ -112,33 +112,53 @@ class Reloader:
 
     def ask(self) -> None:
         """From a signal handler, which can't wait."""
-        task = asyncio.get_running_loop().create_task(self.reload(), name="reload")
+        self._begin(self.reload(), "reload")
+
+    def _begin(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
         self._asked.add(task)
         task.add_done_callback(self._asked.discard)
 
     async def reload(self) -> Outcome:
         """Read the file and take it over; nothing changes where anything is wrong with it."""
         async with self._busy:
-            self._seen = self._stamp()
-            try:
-                outcome = await self._take_over()
-            except PolicyError as error:
-                outcome = Outcome("refused", self.revision, tuple(map(str, error.findings)))
-                for line in outcome.findings:
-                    log.error("policy refused: %s", line)
-            self.counts[outcome.result] += 1
-            self.last = outcome
+            self._seen = stamp_of(self.path)
+            outcome = await self._judged(None, trial=True)
+            if outcome.result == "applied":
+                for told in self.on_apply:
+                    told(self.text, self._trial is not None)
             return outcome
 
-    async def _take_over(self) -> Outcome:
+    def take(self, text: bytes, trial: bool, then: Callable[[bytes], None]) -> None:
+        """What another worker took over; `then` is told what rules here after, which is another where it is refused."""
+
+        async def taking() -> None:
+            async with self._busy:
+                await self._judged(text, trial=trial)
+            then(self.text)
+
+        self._begin(taking(), "take over")
+
+    async def _judged(self, text: bytes | None, *, trial: bool) -> Outcome:
+        try:
+            outcome = await self._take_over(text, trial=trial)
+        except PolicyError as error:
+            outcome = Outcome("refused", self.revision, tuple(map(str, error.findings)))
+            for line in outcome.findings:
+                log.error("policy refused: %s", line)
+        self.counts[outcome.result] += 1
+        self.last = outcome
+        return outcome
+
+    async def _take_over(self, text: bytes | None, *, trial: bool) -> Outcome:
         proxy, old = self._proxy, self._proxy.policy
         try:
-            revision = revision_of(self.path)
+            text = self.path.read_bytes() if text is None else text
         except OSError as error:
             what = f"can't be read: {error.strerror}"
             raise PolicyError([Finding(str(self.path), 1, 1, "", what)]) from None
-        policy = load(self.path, self._environment)
-        self._fixed(old, policy)
+        policy, revision = load(self.path, data=text), revision_of(text)
+        self._fixed(old, policy, text)
         before = _enforced(proxy)
         try:
             await proxy.apply(policy)
@@ -147,8 +167,10 @@ class Reloader:
         terms = policy.reload.revert
         bad, every = proxy.outcomes()
         ends = asyncio.get_running_loop().time() + terms.within
-        self._trial = Trial(old, self.revision, ends, bad, every, self._history.share()) if terms.within else None
-        self.revision, self.applied_at = revision, time.time()
+        usual = self._history.share()
+        tried = bool(terms.within) and trial
+        self._trial = Trial(old, self.text, self.revision, ends, bad, every, usual) if tried else None
+        self.text, self.revision, self.applied_at = text, revision, time.time()
         proxy.revision = revision
         log.warning("policy applied: revision %s", revision)
         weaker = _weaker(proxy, before, _enforced(proxy))
@@ -156,10 +178,10 @@ class Reloader:
             log.warning("policy is weaker: %s", line)
         return Outcome("applied", revision, weaker=weaker)
 
-    def _fixed(self, old: Policy, new: Policy) -> None:
+    def _fixed(self, old: Policy, new: Policy, text: bytes) -> None:
         """Raises PolicyError with each part that differs and needs a restart."""
         findings = []
-        document = read(self.path, os.environ if self._environment is None else self._environment)
+        document = read(self.path, os.environ, text)
         for path in AT_START + OF_WORKERS * (self._proxy.link is not None):
             before, after = _part(old, path), _part(new, path)
             if before != after:
@@ -168,15 +190,6 @@ class Reloader:
                 findings.append(Finding(str(self.path), line, column, ".".join(path), what))
         if findings:
             raise PolicyError(findings)
-
-    def _stamp(self) -> tuple[object, ...]:
-        """Changes with the file, and with the link that a ConfigMap's new version is swapped in by."""
-        try:
-            real = os.path.realpath(self.path)
-            seen = os.stat(real)
-        except OSError:
-            return ()
-        return real, seen.st_ino, seen.st_mtime_ns, seen.st_size
 
     async def _watch(self) -> None:
         while True:
@@ -191,8 +204,8 @@ class Reloader:
             await self._judge(self._trial)
         else:
             self._history.ticks.append(self._proxy.outcomes())
-        stamp = self._stamp()
-        if self._proxy.policy.reload.watch and stamp and stamp != self._seen:
+        stamp = stamp_of(self.path)
+        if self._watched and self._proxy.policy.reload.watch and stamp and stamp != self._seen:
             await self.reload()
 
     async def _judge(self, trial: Trial) -> None:
@@ -210,6 +223,8 @@ class Reloader:
             await self._take_back(trial, what)
             for told in self.on_revert:
                 told(refused, what)
+            for applied in self.on_apply:
+                applied(self.text, False)
         elif asyncio.get_running_loop().time() >= trial.ends:
             self._trial = None
             self._history.ticks.clear()
@@ -218,6 +233,7 @@ class Reloader:
         async with self._busy:
             self._trial = None
             await self._proxy.apply(trial.before)
+            self.text = trial.text
             self.revision = self._proxy.revision = trial.revision
             self.applied_at = time.time()
             self.counts["reverted"] += 1
@@ -228,9 +244,7 @@ class Reloader:
     def revert(self, revision: str, what: str) -> None:
         """Another worker has taken that revision back; so does this one, where it is on trial here."""
         if self._trial is not None and self.revision == revision:
-            task = asyncio.get_running_loop().create_task(self._take_back(self._trial, what), name="revert")
-            self._asked.add(task)
-            task.add_done_callback(self._asked.discard)
+            self._begin(self._take_back(self._trial, what), "revert")
 
 
 Enforced = dict[str, frozenset[str]]

@@ -87,6 +87,11 @@ class SharedBreaker:
         board.on_change.append(self._on_fact)
         breaker.on_change.append(self._on_breaker)
 
+    def close(self) -> None:
+        """Its cluster has gone: nothing is heard or proposed any more."""
+        self._board.on_change.remove(self._on_fact)
+        self._breaker.on_change.remove(self._on_breaker)
+
     @property
     def agreed(self) -> Agreed:
         fact = self._board.get(self._state)

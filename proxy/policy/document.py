@@ -52,10 +52,10 @@ class Document:
         return self.place(path[:-1], key=key) if path else (1, 1)
 
 
-def read(path: Path, environment: Mapping[str, str]) -> Document:
-    """Raises PolicyError with every finding."""
+def read(path: Path, environment: Mapping[str, str], data: bytes | None = None) -> Document:
+    """Of the file, or of `data` where that is what it said. Raises PolicyError with every finding."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = (path.read_bytes() if data is None else data).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
         raise PolicyError([Finding(str(path), 1, 1, "", f"can't be read: {reason}")]) from error

@@ -38,10 +38,11 @@ REASONS = {kind.reason: kind for kind in sorted(_kinds(Rejection), key=lambda ki
 """Why requests are refused, in the words that policies use."""
 
 
-def load(path: Path, environment: Mapping[str, str] | None = None) -> Policy:
-    """Raises PolicyError with every finding; the environment of the process is used where none is given."""
+def load(path: Path, environment: Mapping[str, str] | None = None, data: bytes | None = None) -> Policy:
+    """Raises PolicyError with every finding; the environment of the process is used where none is given. `data` is what
+    the file said, where it may have changed since."""
     environment = os.environ if environment is None else environment
-    document = read(path, environment)
+    document = read(path, environment, data)
     findings = list(document.findings)
     policy: Policy | None = None
     try:

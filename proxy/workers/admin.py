@@ -1,12 +1,13 @@
 """The one admin of a sidecar with several workers: asks theirs, and adds up or passes on.
 
-Who may ask is each worker's to say, by the token of the policy that it runs: the asker's own fields go with every
-question, and what a worker refuses is refused.
+What it does itself it does for who has the token of the policy in force. What it passes on is each worker's to refuse:
+the asker's own fields go with every question.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,16 +16,22 @@ import aiohttp
 from aiohttp import web
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from proxy.admin.guard import strange, stranger
 from proxy.admin.place import opened
 from proxy.workers.merge import Merger, parsed
 
 if TYPE_CHECKING:
     from proxy.workers.parent import Parent, Process
 
+log = logging.getLogger(__name__)
+
 SECONDS = 10.0
+READY_SECONDS = 1.0
+"""What a probe waits for a worker that may hang."""
 REFUSED = (401, 403)
 TO_ALL = frozenset({"/breakers", "/drain", "/loglevel"})
-"""What is told to every worker; the rest of what is written goes to one, and boards carry it on."""
+"""What is told to every worker, and to those that start later; the rest of what is written goes to one, and boards
+carry it on."""
 
 
 class Said(NamedTuple):
@@ -42,6 +49,8 @@ class ParentAdmin:
     def __init__(self, parent: Parent) -> None:
         self._parent = parent
         self.metrics = Merger()
+        self._merging = asyncio.Lock()
+        self._orders: dict[tuple[str, str], tuple[str, dict[str, str], bytes]] = {}
         self._runner: web.AppRunner | None = None
         self.port = 0
 
@@ -75,20 +84,24 @@ class ParentAdmin:
 
     # asking
 
-    async def _ask(self, process: Process, request: web.Request, path: str = "") -> Said:
+    async def _ask(self, process: Process, request: web.Request, seconds: float = SECONDS) -> Said:
+        return await self._asked(
+            process, request.method, request.path_qs, _headers(request), await request.read(), seconds
+        )
+
+    async def _asked(
+        self, process: Process, method: str, path: str, headers: dict[str, str], data: bytes, seconds: float = SECONDS
+    ) -> Said:
         """502 where the worker does not answer."""
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in _CONNECTION}
-        headers["Accept"] = "text/plain" if request.path == "/metrics" else headers.get("Accept", "*/*")
         try:
             async with (
                 aiohttp.ClientSession(
-                    connector=aiohttp.UnixConnector(process.admin), timeout=aiohttp.ClientTimeout(total=SECONDS)
+                    connector=aiohttp.UnixConnector(process.admin), timeout=aiohttp.ClientTimeout(total=seconds)
                 ) as session,
                 session.request(
-                    request.method, f"http://worker{path or request.path_qs}", headers=headers,
-                    data=await request.read() or None, allow_redirects=False,
+                    method, f"http://worker{path}", headers=headers, data=data or None, allow_redirects=False
                 ) as answer,
-            ):  # fmt: skip
+            ):
                 body = await answer.read()
                 told = await answer.json() if answer.content_type == "application/json" else None
                 kept = {name: value for name, value in answer.headers.items() if name.lower() not in _CONNECTION}
@@ -97,9 +110,16 @@ class ParentAdmin:
             why = {"error": f"worker {process.slot} does not answer: {type(error).__name__}"}
             return Said(process.slot, process.number, 502, {}, b"", why)
 
-    async def _all(self, request: web.Request, path: str = "") -> list[Said]:
+    async def repeat(self, process: Process) -> None:
+        """Tell one that starts what the others were told by hand."""
+        for path, headers, data in list(self._orders.values()):
+            said = await self._asked(process, "POST", path, headers, data)
+            if said.status != 200:
+                log.warning("a worker did not take an order: %s: %s", path.partition("?")[0], said.status)
+
+    async def _all(self, request: web.Request) -> list[Said]:
         """Of every worker that serves. Raises what the asker gets where one refuses, or where there is none."""
-        said = list(await asyncio.gather(*(self._ask(one, request, path) for one in self._parent.serving)))
+        said = list(await asyncio.gather(*(self._ask(one, request) for one in self._parent.serving)))
         if not said:
             raise web.HTTPServiceUnavailable(text="no worker serves now: see /workers, and the log")
         for one in said:
@@ -122,7 +142,7 @@ class ParentAdmin:
         if parent.stopping.is_set() or not parent.started:
             status = "draining" if parent.started else "starting"
             return web.json_response({"status": status}, status=503)
-        said = [await self._ask(one, request) for one in parent.serving]
+        said = await asyncio.gather(*(self._ask(one, request, READY_SECONDS) for one in parent.serving))
         ready = [one for one in said if one.status == 200]
         answer: dict[str, Any] = {"status": "draining" if said else "no worker serves"}
         if ready:
@@ -132,12 +152,15 @@ class ParentAdmin:
         return web.json_response(answer, status=200 if ready else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        for one in await self._all(request):
-            if one.status == 200 and self._parent.runs(one.number):
-                self.metrics.see(one.number, parsed(one.body.decode()))
-        return web.Response(
-            body=self.metrics.expose(self._own()), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
+        said = await self._all(request)
+        async with self._merging:
+            for one in said:
+                if one.status == 200:
+                    page = await asyncio.to_thread(parsed, one.body.decode())
+                    if self._parent.runs(one.number):
+                        self.metrics.see(one.number, page)
+            body = await asyncio.to_thread(self.metrics.expose, self._own())
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     def _own(self) -> list[Metric]:
         serving = GaugeMetricFamily("proxy_workers", "Worker processes", labels=["state"])
@@ -149,38 +172,37 @@ class ParentAdmin:
         return [serving, restarts]
 
     async def _workers(self, request: web.Request) -> web.Response:
-        """Told also while none serves, unless a token guards it that only a worker can check."""
-        if self._parent.serving or self._parent.policy.admin.token is not None:
-            await self._all(request, "/policy")
+        self._permit(request)
         return web.json_response(self._parent.told())
 
     async def _restart(self, request: web.Request) -> web.Response:
         """Each worker in turn: another takes its place, then it drains."""
-        await self._permitted(request)
+        self._permit(request)
         failed = await self._parent.roll()
         if failed:
             return web.json_response({"error": failed, **self._parent.told()}, status=500)
         return web.json_response(self._parent.told())
 
-    async def _permitted(self, request: web.Request) -> None:
-        """Asks a worker whether this asker may; what is asked changes nothing."""
-        first = self._parent.serving[:1]
-        said = await self._ask(first[0], request, "/may") if first else None
-        if said is not None and said.status in REFUSED:
-            raise _Answer(_passed_on(said))
+    def _permit(self, request: web.Request) -> None:
+        """Raises what who may not is told."""
+        token = self._parent.policy.admin.token
+        secret = token.get_secret_value() if token is not None else None
+        refused = strange(request, secret) or stranger(request, secret)
+        if refused is not None:
+            raise _Answer(refused)
 
     async def _reload(self, request: web.Request) -> web.Response:
-        """One worker first: where it refuses the file, the others are not asked."""
+        """One worker judges the file; what it takes over, the others are told to."""
         serving = self._parent.serving
         if not serving:
             raise web.HTTPServiceUnavailable(text="no worker serves now: see /workers, and the log")
         answer = await self._ask(serving[0], request)
         if answer.status != 200:
             return _passed_on(answer)
-        for process in serving[1:]:
-            said = await self._ask(process, _without(request, "If-Match"))
-            if said.status != 200:
-                return _passed_on(said)
+        differ = await self._parent.differing(answer.json["revision"])
+        if differ:
+            what = f"workers {differ} did not take the policy over: see the log, then POST /workers/restart"
+            return web.json_response({**answer.json, "error": what}, status=502)
         return _passed_on(answer)
 
     async def _decisions(self, request: web.Request) -> web.Response:
@@ -213,7 +235,7 @@ class ParentAdmin:
             return await self._other(request)
         rows: dict[str, dict[str, Any]] = {}
         window: Any = None
-        for one in await self._all(request):
+        for one in [said for said in await self._all(request) if said.status == 200]:
             window = one.json["window_seconds"]
             for row in one.json["rules"]:
                 into = rows.setdefault(row["rule"], {"counts": Counter(), "keys": Counter()})
@@ -233,7 +255,7 @@ class ParentAdmin:
         )  # fmt: skip
 
     async def _quit(self, request: web.Request) -> web.Response:
-        await self._permitted(request)
+        self._permit(request)
         self._parent.stop()
         return web.json_response({"status": "stopping"})
 
@@ -248,13 +270,17 @@ class ParentAdmin:
     async def _other(self, request: web.Request) -> web.Response:
         if request.method == "POST" and request.path in TO_ALL:
             said = await self._all(request)
+            if any(one.status == 200 for one in said):
+                of = (request.path, request.query.get("cluster", "") + request.query.get("name", ""))
+                self._orders.pop(of, None)
+                self._orders[of] = request.path_qs, _headers(request), await request.read()
             return _passed_on(next((one for one in said if one.status != 200), said[0]))
         return _passed_on(await self._ask(self._chosen(request), request))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """One worker's stream of snapshots, passed on as it comes."""
         process = self._chosen(request)
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in _CONNECTION}
+        headers = _headers(request)
         timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
         async with (
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(process.admin), timeout=timeout) as session,
@@ -282,8 +308,10 @@ class _Answer(web.HTTPException):
         super().__init__(body=answer.body, headers=answer.headers)
 
 
-def _without(request: web.Request, name: str) -> web.Request:
-    return request.clone(headers={key: value for key, value in request.headers.items() if key != name})
+def _headers(request: web.Request) -> dict[str, str]:
+    headers = {name: value for name, value in request.headers.items() if name.lower() not in _CONNECTION}
+    headers["Accept"] = "text/plain" if request.path == "/metrics" else headers.get("Accept", "*/*")
+    return headers
 
 
 def _passed_on(said: Said) -> web.Response:

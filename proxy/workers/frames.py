@@ -4,13 +4,16 @@ has. Many of one tick go in one write."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import marshal
 from collections.abc import Callable
 from typing import Any, cast
 
 MAX_FRAME = 64 * 1024 * 1024
 MAX_UNREAD = 16 * 1024 * 1024
-"""Bytes that the other side has not taken; past them it is taken for dead."""
+UNREAD_SECONDS = 10.0
+"""The other side is taken for dead that has not taken so many bytes for so long."""
+CLOSE_SECONDS = 3.0
 
 Message = tuple[Any, ...]
 
@@ -25,6 +28,8 @@ class Channel(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._data = bytearray()
         self._out: list[bytes] = []
+        self._full_since = 0.0
+        self._ended = asyncio.Event()
 
     @property
     def open(self) -> bool:
@@ -36,6 +41,7 @@ class Channel(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        self._ended.set()
         self._lost()
 
     def data_received(self, data: bytes) -> None:
@@ -64,10 +70,22 @@ class Channel(asyncio.Protocol):
             return
         self._transport.write(b"".join(self._out))
         self._out.clear()
-        if self._transport.get_write_buffer_size() > MAX_UNREAD:
+        if self._transport.get_write_buffer_size() <= MAX_UNREAD:
+            self._full_since = 0.0
+        elif not self._full_since:
+            self._full_since = self._loop.time()
+        elif self._loop.time() - self._full_since > UNREAD_SECONDS:
             self._transport.abort()
 
     def close(self) -> None:
         if self._transport is not None:
             self._flush()
             self._transport.close()
+
+    async def closed(self) -> None:
+        """Close, and wait until what was said is on its way; CLOSE_SECONDS at most."""
+        self.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                if self._transport is not None:
+                    await self._ended.wait()

@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 class Hub:
     """`attach` takes a worker's end of a socket pair; what the worker held is given back when it goes."""
 
-    def __init__(self, ready: Callable[[int], None], last: Callable[[int, str], None]) -> None:
-        """`ready` is told the number of each worker that serves; `last` its metrics' page once it has drained."""
-        self._ready = ready
-        self._last = last
+    def __init__(self, told: Callable[[int, str, list[Any]], None]) -> None:
+        """`told` hears what a worker says of itself: its number, `ready`, `applied`, `took`, `pong` or `last`, and what
+        belongs to it."""
+        self._told = told
         self._limiter = LocalLimiter(lambda: time.monotonic() * 1000)
         self._boards: dict[str, Board] = {}
         self._channels: dict[int, Channel] = {}
@@ -73,10 +73,13 @@ class Hub:
                 self._channels[number].send("put", rest[0], name, fact.value, max(1, round(left * 1000)))
         elif kind == "reverted":
             self._tell(("revert", *rest), but=number)
-        elif kind == "ready":
-            self._ready(number)
-        elif kind == "last":
-            self._last(number, *rest)
+        else:
+            self._told(number, kind, rest)
+
+    def say(self, number: int, *message: Any) -> None:
+        channel = self._channels.get(number)
+        if channel is not None:
+            channel.send(*message)
 
     def _decide(self, number: int, asked: int, rows: list[tuple[Any, ...]], reservation: str) -> None:
         self.decisions += 1

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 from proxy.fleet.board import Board
@@ -26,12 +27,14 @@ log = logging.getLogger(__name__)
 VARIABLE = "SIMPLEPRO_WORKER"
 DEADLINE = 0.25
 SWEEP = 0.05
+MAX_LATE = 10_000
 
 
 @dataclass(slots=True)
 class Worker:
     """Which worker this process is, of how many, and what its parent gave it: file descriptors, its column of the
-    shared counts, a path for its admin. `number` tells it from those that had its place before."""
+    shared counts (of how many), a path for its admin, and one where the policy in force is, which the file that it came
+    from may not say any more. `number` tells it from those that had its place before."""
 
     index: int
     count: int
@@ -39,7 +42,9 @@ class Worker:
     channel: int
     counts: int
     column: int
+    columns: int
     admin: str
+    policy: str
     sockets: dict[str, list[int]]
 
     @classmethod
@@ -52,6 +57,10 @@ class Worker:
     def environment(self) -> dict[str, str]:
         return {VARIABLE: json.dumps(asdict(self))}
 
+    def text(self) -> bytes:
+        """The policy in force."""
+        return Path(self.policy).read_bytes()
+
     def given(self) -> dict[str, list[socket.socket]]:
         return {name: [socket.socket(fileno=fd) for fd in fds] for name, fds in self.sockets.items()}
 
@@ -62,15 +71,18 @@ class Link:
     def __init__(self, worker: Worker, alone: Callable[[], None]) -> None:
         """`alone` is called where the parent has gone."""
         self.worker = worker
-        self.counts = SharedCounts(worker.counts, 2 * worker.count, worker.column)
+        self.counts = SharedCounts(worker.counts, worker.columns, worker.column)
         self.name = f"worker-{worker.number}"
         self.on_revert: list[Callable[[str, str], None]] = []
+        self.take: Callable[[bytes, bool, Callable[[bytes], None]], None] | None = None
         self._alone = alone
         self._channel = Channel(self._heard, self._lost)
         self._boards: dict[str, Board] = {}
         self._fallback = LocalLimiter(lambda: time.monotonic() * 1000)
         self._next = 0
         self._asked: dict[int, tuple[Sequence[Charge], str, OnDecision, float]] = {}
+        self._refused_late: dict[int, tuple[Sequence[Charge], str]] = {}
+        """What the share refused before the parent had decided: what it then holds is given back."""
         self._proposed: dict[int, Callable[[bool], None]] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._closing = False
@@ -86,8 +98,13 @@ class Link:
         await asyncio.get_running_loop().create_connection(lambda: self._channel, sock=sock)
         self._sweeper = asyncio.create_task(self._sweep(), name="link")
 
-    def ready(self) -> None:
-        self._channel.send("ready")
+    def ready(self, text: bytes) -> None:
+        """`text` is the policy by which this worker serves."""
+        self._channel.send("ready", text)
+
+    def applied(self, text: bytes, trial: bool) -> None:
+        """This worker serves by another policy now, and so shall the others."""
+        self._channel.send("applied", text, trial)
 
     def last(self, metrics: str) -> None:
         """Nothing is counted after this."""
@@ -150,8 +167,13 @@ class Link:
             asked = self._asked.pop(number, None)
             if asked is not None:
                 asked[2](Decision(admitted, tuple(Outcome(*one) for one in outcomes), "local"))
-            elif admitted:
-                log.warning("the parent decided too late; the worker's share had")
+            else:
+                self._late(number, admitted)
+        elif kind == "take":
+            if self.take is not None:
+                self.take(message[1], message[2], lambda text: self._channel.send("took", text))
+        elif kind == "ping":
+            self._channel.send("pong")
         elif kind == "put":
             _, board, name, value, milliseconds = message
             if board in self._boards:
@@ -164,6 +186,12 @@ class Link:
             for told in self.on_revert:
                 told(message[1], message[2])
 
+    def _late(self, number: int, admitted: bool) -> None:
+        charges, reservation = self._refused_late.pop(number, ((), ""))
+        held = [(as_sent(charge), 0) for charge in charges if charge.holds]
+        if admitted and held:
+            self._channel.send("settle", held, reservation)
+
     def _lost(self) -> None:
         if not self._closing:
             self._alone()
@@ -175,14 +203,20 @@ class Link:
             late = [number for number, asked in self._asked.items() if asked[3] <= now or not self._channel.open]
             for number in late:
                 charges, reservation, then, _ = self._asked.pop(number)
-                then(self._decide_alone(charges, reservation))
+                decision = self._decide_alone(charges, reservation)
+                if not decision.admitted and reservation != "-" and len(self._refused_late) < MAX_LATE:
+                    self._refused_late[number] = charges, reservation
+                try:
+                    then(decision)
+                except Exception:
+                    log.exception("a decision could not be used")
 
     async def close(self) -> None:
         self._closing = True
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
-        self._channel.close()
+        await self._channel.closed()
         self.counts.close()
 
 

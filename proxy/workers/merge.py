@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 WORST_IS_MOST = frozenset(
     {
         "proxy_bans", "proxy_breaker_forced", "proxy_breaker_state", "proxy_build_info", "proxy_endpoint_ejected",
-        "proxy_certificate_not_after_timestamp_seconds", "proxy_certificates_refused", "proxy_fleet_facts",
+        "proxy_certificates_refused", "proxy_fleet_facts",
         "proxy_overload_level", "proxy_policy_applied_timestamp_seconds", "proxy_policy_info", "proxy_policy_reloads",
         "proxy_store_peers",
     }
@@ -23,8 +23,8 @@ WORST_IS_MOST = frozenset(
 """What all see alike, or where one in trouble is what matters."""
 WORST_IS_LEAST = frozenset(
     {
-        "proxy_endpoint_healthy", "proxy_fleet_listening", "proxy_keys_good", "proxy_policy_last_reload_good",
-        "proxy_store_up",
+        "proxy_certificate_not_after_timestamp_seconds", "proxy_endpoint_healthy", "proxy_fleet_listening",
+        "proxy_keys_good", "proxy_policy_last_reload_good", "proxy_store_up",
     }
 )  # fmt: skip
 SUMMED = frozenset(
@@ -63,7 +63,7 @@ class Merger(Collector):
 
     def retire(self, worker: int) -> None:
         for name, (family, samples) in self._pages.pop(worker, {}).items():
-            if family.type != "gauge" and name not in WORST_IS_MOST:
+            if family.type != "gauge":
                 _add(self._gone, name, family, samples)
 
     def collect(self) -> Iterator[Metric]:

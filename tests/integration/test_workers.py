@@ -41,6 +41,7 @@ class Sidecar:
             "workers": 2, "port": self.port, "admin": self.admin, "upstream": upstream, "limits": "{}", "more": "",
             "bounds": "{}", "breaker": "{consecutive: 1000}", "token": "",
         }  # fmt: skip
+        self.command = [sys.executable, "-m", "proxy"]
         self.process: asyncio.subprocess.Process | None = None
 
     def write(self, **changes: Any) -> None:
@@ -50,7 +51,7 @@ class Sidecar:
     async def start(self, **changes: Any) -> None:
         self.write(**changes)
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "proxy", "run", "--policy", str(self.path),
+            *self.command, "run", "--policy", str(self.path),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         async with asyncio.timeout(30):
@@ -417,3 +418,92 @@ async def test_the_admin_ends_all_for_jobs(sidecar: Sidecar) -> None:
     assert await sidecar.status("/quitquitquit", "POST") == 200
     assert sidecar.process is not None
     assert await asyncio.wait_for(sidecar.process.wait(), 20) == 0
+
+
+async def test_who_has_no_token_is_refused_whatever_the_workers_do(sidecar: Sidecar) -> None:
+    await sidecar.start(token=', token: "sesame sesame"')
+    key = {"Authorization": "Bearer sesame sesame"}
+    _, told = await sidecar.ask("/workers", **key)
+    for one in told["workers"]:
+        os.kill(one["pid"], signal.SIGSTOP)
+    for path in ("/quitquitquit", "/workers/restart"):
+        assert await sidecar.status(path, "POST") == 401
+    assert await sidecar.status("/workers") == 401
+    for one in told["workers"]:
+        os.kill(one["pid"], signal.SIGCONT)
+
+
+async def test_a_worker_that_starts_takes_what_rules_not_what_the_file_says_by_then(sidecar: Sidecar) -> None:
+    await sidecar.start(limits="{none: {limit: 1/1h}}")
+    sidecar.write(limits="{none: {limit: 1/never}}")
+    assert await sidecar.status("/reload", "POST") == 409
+    first = await sidecar.pids()
+    os.kill(first[0], signal.SIGKILL)
+
+    async def replaced() -> bool:
+        now = await sidecar.pids()
+        return len(now) == 2 and first[0] not in now
+
+    await sidecar.until(replaced)
+    assert Counter([await sidecar.get() for _ in range(6)]) == {200: 1, 429: 5}
+    sidecar.write(limits="{}")
+    async with aiohttp.ClientSession() as session:
+        answer = await session.post(f"http://127.0.0.1:{sidecar.admin}/reload", data=b"{}")
+        assert (answer.status, (await answer.json())["result"]) == (200, "applied")
+    assert await _all_pass(sidecar)
+    assert await sidecar.status("/workers/restart", "POST") == 200
+    assert await _all_pass(sidecar)
+
+
+async def test_one_changed_file_is_read_by_one_and_rules_in_all(sidecar: Sidecar) -> None:
+    await sidecar.start(more="reload: {watch: true}", limits="{none: {limit: 1/1h}}")
+    sidecar.write(limits="{}")
+    await sidecar.until(lambda: _all_pass(sidecar))
+    assert await sidecar.metrics('proxy_policy_reloads_total{result="applied"}') == 1
+
+
+async def test_a_drain_told_by_hand_outlives_a_worker(sidecar: Sidecar) -> None:
+    await sidecar.start()
+    assert await sidecar.status("/drain", "POST") == 200
+    assert await sidecar.status("/readyz") == 503
+    first = await sidecar.pids()
+    os.kill(first[1], signal.SIGKILL)
+
+    async def replaced() -> bool:
+        now = await sidecar.pids()
+        return len(now) == 2 and first[1] not in now
+
+    await sidecar.until(replaced)
+    assert await sidecar.status("/readyz") == 503
+
+
+async def test_a_worker_that_hangs_is_told_and_replaced(sidecar: Sidecar) -> None:
+    await sidecar.start()
+    first = await sidecar.pids()
+    os.kill(first[0], signal.SIGSTOP)
+    began = asyncio.get_running_loop().time()
+    status, told = await sidecar.ask("/readyz")
+    assert (status, told["workers"]) == (200, {"ready": 1, "wanted": 2})
+    assert asyncio.get_running_loop().time() - began < 3
+
+    async def replaced() -> bool:
+        now = await sidecar.pids()
+        return len(now) == 2 and first[0] not in now
+
+    await sidecar.until(replaced, 40)
+    assert await _all_pass(sidecar)
+    status, errors = await sidecar.end()
+    assert (status, "a worker hangs" in errors) == (0, True)
+
+
+async def test_a_folder_of_the_same_name_is_not_run(
+    tmp_path: Path, sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = tmp_path / "proxy"
+    foreign.mkdir()
+    (foreign / "__init__.py").touch()
+    (foreign / "__main__.py").write_text("raise SystemExit(77)")
+    monkeypatch.chdir(tmp_path)
+    sidecar.command = [str(Path(sys.executable).parent / "simplepro-proxy")]
+    await sidecar.start()
+    assert await _all_pass(sidecar)
