@@ -92,6 +92,8 @@ class Proxy:
             self._join(link)
         self.key_sources = [self._key_source(*one) for one in self.compiled.key_rings]
         self.access_log = AccessLog(policy.access_log.sample) if policy.access_log.enabled or path else None
+        if self.access_log is not None:
+            self.access_log.shared = link is not None
         self.traces = _traces(policy)
         self._log_accesses(policy)
         self.listener = Listener(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
 
 from proxy.cache.fields import byte_range, date_of, matches_any
 from proxy.cache.store import Entry, Url
@@ -50,14 +51,13 @@ def validators(entry: Entry) -> list[Pair]:
     return pairs
 
 
-def conditional(index: dict[bytes, bytes], entry: Entry) -> Response | None:
+def conditional(headers: Headers, entry: Entry) -> Response | None:
     """304, where the client has it already (RFC 9110 section 13.2.2); only of answers that conditions are about."""
     if entry.status != 200:
         return None
-    mine = entry.headers.index
-    none = index.get(b"if-none-match")
-    if none is not None:
-        met = matches_any(none, mine.get(b"etag", b""))
+    index, mine = headers.index, entry.headers.index
+    if b"if-none-match" in index:
+        met = matches_any(b",".join(headers.all(b"if-none-match")), mine.get(b"etag", b""))
     else:
         since = date_of(index.get(b"if-modified-since", b""))
         modified = date_of(mine.get(b"last-modified", b"") or mine.get(b"date", b""))
@@ -74,7 +74,7 @@ def part(index: dict[bytes, bytes], entry: Entry) -> Response | None:
     mine = entry.headers.index
     if condition is not None:
         strong = condition == mine.get(b"etag") and not condition.startswith(b"W/")
-        dated = condition == mine.get(b"last-modified")
+        dated = condition == mine.get(b"last-modified") and _is_strong(mine)
         if not strong and not dated:
             return None
     size = len(entry.body)
@@ -91,21 +91,39 @@ def part(index: dict[bytes, bytes], entry: Entry) -> Response | None:
     return Response(206, b"Partial Content", Headers(pairs), body=body)
 
 
+def _is_strong(mine: dict[bytes, bytes]) -> bool:
+    """Whether nothing else can have had this Last-Modified: the answer is at least a second younger (RFC 9110 section
+    8.8.2.2)."""
+    modified, date = date_of(mine.get(b"last-modified", b"")), date_of(mine.get(b"date", b""))
+    return modified is not None and date is not None and date - modified >= 1
+
+
+_PORTS = {"http": 80, "https": 443}
+_ESCAPED = re.compile(r"%([0-9A-Fa-f]{2})")
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+
+def _plain(match: re.Match[str]) -> str:
+    one = chr(int(match[1], 16))
+    return one if one in _UNRESERVED else match[0].upper()
+
+
 def same_host(exchange: Exchange, location: bytes) -> Url | None:
     """Where a Location leads, if that is on this host (RFC 9111 section 4.4)."""
-    location = location.partition(b"#")[0]
-    if b"://" in location:
-        scheme, _, rest = location.partition(b"://")
-        host, slash, rest = rest.partition(b"/")
-        if scheme.lower() not in (b"http", b"https") or host.lower() != exchange.host:
-            return None
-        location = slash + rest or b"/"
-    elif location.startswith(b"//"):
+    scheme = exchange.scheme.decode() or "http"
+    base = f"{scheme}://{exchange.host.decode('latin-1')}{exchange.path.decode('latin-1')}"
+    try:
+        parts = urlsplit(urljoin(base + exchange.query.decode("latin-1"), location.decode("latin-1")))
+        there = parts.hostname, parts.port or _PORTS.get(parts.scheme)
+        here = urlsplit(base)
+    except ValueError:
         return None
-    elif not location.startswith(b"/"):
-        location = exchange.path.rpartition(b"/")[0] + b"/" + location
-    path, mark, query = location.partition(b"?")
-    return exchange.host, path, mark + query
+    if parts.scheme not in _PORTS or there[0] != here.hostname:
+        return None
+    if there[1] not in (here.port, _PORTS[parts.scheme] if here.port is None else here.port):
+        return None
+    path = _ESCAPED.sub(_plain, parts.path or "/").encode("latin-1")
+    return exchange.host, path, b"?" + parts.query.encode("latin-1") if parts.query else b""
 
 
 def http_date(now: float) -> bytes:
@@ -117,6 +135,6 @@ def gateway_timeout() -> Response:
     body = b"nothing is kept for this request, and only-if-cached forbids to ask the application\n"
     pairs: list[Pair] = [
         (b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"), (b"cache-status", NAME + b"; fwd=request; detail=only-if-cached"),
+        (b"cache-control", b"no-store"), (b"cache-status", NAME + b"; detail=only-if-cached"),
     ]  # fmt: skip
     return Response(504, b"Gateway Timeout", Headers(pairs), body=body, own=True)

@@ -10,11 +10,9 @@ from proxy.cache.fields import Directives, seconds
 from proxy.cache.flight import Flight
 from proxy.cache.request import (
     CONDITIONS,
-    CREDENTIALS,
     PRECONDITIONS,
     asked_of,
     bypass,
-    chosen,
     goes_on,
     key_of,
     most_stale,
@@ -22,11 +20,11 @@ from proxy.cache.request import (
     sent,
 )
 from proxy.cache.second import SecondLevel
-from proxy.cache.store import Entry, Key, Store, Url
+from proxy.cache.store import Entry, Key, Store, Url, chosen
 from proxy.cache.terms import NAME, EdgeStats, EdgeTerms
 from proxy.cache.ticket import Ticket
 from proxy.exchange import Response
-from proxy.headers import Headers
+from proxy.headers import ASSERTED, Headers
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
@@ -64,17 +62,20 @@ class Edge:
             terms.key.claims, terms.strips,
         )  # fmt: skip
         self.second: SecondLevel | None = None
-        marks = CONDITIONS | PRECONDITIONS | CREDENTIALS | {b"range"}
+        self.unknowable = ASSERTED - ({b"x-forwarded-proto", b"x-forwarded-host"} if terms.strips else set())
+        """What the proxy says itself and no key has: an answer that varies with it is not kept."""
+        marks = CONDITIONS | PRECONDITIONS | terms.key.credentials | {b"range"}
         marks |= {b"cache-control", b"pragma"} if terms.honours else set()
         self._marks = marks | {b"cookie"} if terms.key.cookies is None else marks
 
     # the request
 
     def ask(
-        self, exchange: Exchange, *, bodyless: bool, now: float, may_wait: bool = True
+        self, exchange: Exchange, *, bodyless: bool, now: float, may_wait: bool = True, after: Flight | None = None
     ) -> Response | Ticket | Flight | None:
         """What is served, or who sees the answer that the upstream gives, or whose answer is waited for; None where the
-        cache has nothing to do with this request."""
+        cache has nothing to do with this request. `after` is the flight that it has waited for: what that brought and
+        can't be served to this one, it does not wait for again."""
         if self.rule is None:
             return None
         if bodyless and exchange.method == b"GET" and self._marks.isdisjoint(exchange.headers.index):
@@ -107,6 +108,10 @@ class Edge:
         if entry is None and not CONDITIONS.isdisjoint(index):
             return Ticket(self, exchange, key, None, None, now)
         stale = entry is not None and self.may_be_stale(entry, asked, now, entry.kept.stale)
+        if after is not None:
+            if after.erred and entry is not None and self.may_be_stale(entry, asked, now, entry.kept.errors):
+                return self.stale_if_error(exchange, entry, now)
+            may_wait = may_wait and not after.kept
         flight = self._flights.get(key)
         if flight is not None and not flight.ended:
             if stale and entry is not None:
@@ -179,7 +184,7 @@ class Edge:
     def may_be_stale(self, entry: Entry, asked: Directives, now: float, most: float) -> bool:
         if entry.kept.strict or b"no-cache" in asked or most <= 0:
             return False
-        if b"max-age" in asked and entry.age(now) > seconds(asked[b"max-age"]):
+        if b"min-fresh" in asked or (b"max-age" in asked and entry.age(now) > seconds(asked[b"max-age"])):
             return False
         return -entry.ttl(now) <= most
 
@@ -216,13 +221,18 @@ class Edge:
         exchange.cached = result
         return self.served(exchange, entry, now, b"hit; ttl=%d" % entry.ttl(now))
 
+    def stale_if_error(self, exchange: Exchange, entry: Entry, now: float) -> Response:
+        self.stats.count("stale-if-error")
+        exchange.cached = "stale-if-error"
+        return self.served(exchange, entry, now, b"hit; ttl=%d; detail=stale-if-error" % entry.ttl(now))
+
     def served(self, exchange: Exchange, entry: Entry, now: float, said: bytes) -> Response:
         """The kept answer for this request: whole, a part of it, or that what the client has is good."""
         block = b"age: %d\r\ncache-status: %b; %b\r\n" % (entry.age(now), NAME, said)
         index = exchange.headers.index
         response = None
         if not CONDITIONS.isdisjoint(index):
-            response = conditional(index, entry)
+            response = conditional(exchange.headers, entry)
         if response is None and b"range" in index and entry.status == 200 and exchange.method == b"GET":
             response = part(index, entry)
         if response is None:

@@ -37,6 +37,9 @@ def _parts(value: bytes) -> tuple[list[bytes], bool]:
     return parts, quoted
 
 
+_NAMING = frozenset({b"private", b"no-cache"})
+
+
 @lru_cache(maxsize=1024)
 def _directives(value: bytes) -> Directives:
     found: Directives = {}
@@ -49,14 +52,20 @@ def _directives(value: bytes) -> Directives:
         argument = argument.strip(b" \t")
         if len(argument) > 1 and argument[:1] == argument[-1:] == b'"':
             argument = re.sub(rb"\\(.)", rb"\1", argument[1:-1])
-        found.setdefault(name, argument if sign else None)
+        told = argument if sign else None
+        if name in _NAMING and name in found:
+            before = found[name]
+            found[name] = b"%b,%b" % (before, told) if before and told else None
+        else:
+            found.setdefault(name, told)
     if broken:
         found[b"no-store"] = None
     return found
 
 
 def directives(values: Iterable[bytes]) -> Directives:
-    """Cache-Control's directives, the first where one is repeated (RFC 9111 sections 4.2.1, 5.2).
+    """Cache-Control's directives, the first where one is repeated (RFC 9111 sections 4.2.1, 5.2), but for those that
+    name fields: all that they name, and the whole answer where one names none.
 
     An open quote may hide anything, so it means no-store.
     """
@@ -65,13 +74,18 @@ def directives(values: Iterable[bytes]) -> Directives:
 
 def seconds(argument: bytes | None) -> int:
     """Of max-age and its like; 0 where it is no number (RFC 9111 section 4.2.1)."""
-    return min(int(argument), MOST) if argument is not None and argument.isdigit() else 0
+    return _number(argument) if argument is not None and argument.isdigit() else 0
+
+
+def _number(digits: bytes) -> int:
+    """Python refuses to read more than 4,300 of them."""
+    return min(int(digits), MOST) if len(digits) < 20 else MOST if digits.strip(b"0") else 0
 
 
 def age_of(values: list[bytes]) -> int:
     """Of the Age field: its first member, or nothing (RFC 9111 section 5.1)."""
     first = values[0].partition(b",")[0].strip(b" \t") if values else b""
-    return min(int(first), MOST) if first.isdigit() else 0
+    return _number(first) if first.isdigit() else 0
 
 
 @lru_cache(maxsize=1024)
@@ -102,10 +116,17 @@ def date_of(value: bytes) -> float | None:
     return float((midnight - _EPOCH) * 86400 + hours * 3600 + minutes * 60 + seconds_)
 
 
+_OTHER = rb"\([^()]{0,200}\)|:[A-Za-z0-9+/=]*:|@-?\d{1,15}"
+"""Inner lists, byte sequences and dates: they mean nothing to a cache, and are well-formed (RFC 9651 section 3)."""
 _MEMBER = re.compile(
     rb"""[ \t]*([a-z*][a-z0-9_.*-]*)                                       # key
-    (?:=(-?\d{1,15}(?:\.\d{1,3})?|"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"|[A-Za-z*][!\#$%&'*+.^_`|~0-9A-Za-z:/-]*|\?[01]))?
-    (?:;[ ]*[a-z*][a-z0-9_.*-]*(?:=(?:-?[\d.]+|"[^"]*"|[A-Za-z*][^\s,;]*|\?[01]))?)*[ \t]*(,|$)""",
+    (?:=(-?\d{1,15}(?:\.\d{1,3})?|"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"
+    |[A-Za-z*][!\#$%&'*+.^_`|~0-9A-Za-z:/-]*|\?[01]|"""
+    + _OTHER
+    + rb"""))?
+    (?:;[ ]*[a-z*][a-z0-9_.*-]*(?:=(?:-?[\d.]+|"[^"]*"|[A-Za-z*][^\s,;]*|\?[01]|"""
+    + _OTHER
+    + rb"""))?)*[ \t]*(,|$)""",
     re.VERBOSE,
 )
 

@@ -75,6 +75,8 @@ def judge(
         return None, refused
     date = date_of(headers.index.get(b"date", b""))
     lifetime = _lifetime(status, headers, control, is_targeted, terms, now if date is None else date)
+    if lifetime is None and status not in HEURISTIC_STATUSES and b"public" not in control:
+        return None, "says nothing"
     validates = (b"no-cache" in control and not control[b"no-cache"]) or lifetime is None
     can_be_validated = b"etag" in headers.index or b"last-modified" in headers.index
     if validates and not can_be_validated:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.cache.fields import Directives, directives, seconds
-from proxy.cache.store import Key
+from proxy.cache.store import Key, chosen
 from proxy.cache.terms import KeyTerms
 from proxy.headers import Headers, Pair
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
 
-CREDENTIALS = frozenset({b"x-api-key", b"api-key", b"x-auth-token", b"proxy-authorization"})
-"""Fields that an application may know somebody by though the proxy does not."""
 PASSED = frozenset({b"host", b"authorization"})
 """They go on though they are in no key of their own: host is, and answers that hang on credentials are not shared (RFC
 9111 section 3.5)."""
@@ -30,18 +28,41 @@ def bypass(exchange: Exchange, key: KeyTerms, *, bodyless: bool) -> str:
     index = exchange.headers.index
     if exchange.method not in (b"GET", b"HEAD") or not bodyless:
         return "method"
-    known = bool(exchange.user or exchange.api_key)
     if b"cookie" in index and key.cookies is None:
         return "cookie"
-    if key.user and b"authorization" in index and not known:
+    if key.user and b"authorization" in index and not (exchange.user or exchange.api_key):
         return "credentials"
-    if not known and not CREDENTIALS.isdisjoint(index) and CREDENTIALS.isdisjoint(key.headers):
+    if not key.credentials.isdisjoint(index) and not _all_known(exchange, key):
         return "credentials"
     if exchange.certificate and not key.user:
         return "certificate"
     if not PRECONDITIONS.isdisjoint(index):
         return "precondition"
     return ""
+
+
+def _all_known(exchange: Exchange, key: KeyTerms) -> bool:
+    """Whether of each field that an application may know somebody by we know whom it names, or it is in the key."""
+    return all(
+        name in key.headers or (name == key.api_key and exchange.api_key)
+        for name in key.credentials
+        if name in exchange.headers.index
+    )
+
+
+def identified(exchange: Exchange, key: KeyTerms) -> bool:
+    """Whether the answer is one to credentials that are in no key: shared only where it says so (RFC 9111 section
+    3.5)."""
+    index = exchange.headers.index
+    return b"authorization" in index or (bool(exchange.api_key) and not key.user)
+
+
+def unaddressed(asserted: list[bytes], exchange: Exchange) -> list[bytes]:
+    """What is asserted of a request, without what is in no key: who the client is, and what hosts others spoke of."""
+    line = b"x-forwarded-proto: %b\r\n" % exchange.scheme
+    if exchange.host:
+        line += b"x-forwarded-host: %b\r\n" % exchange.host
+    return [line if one.startswith(b"x-forwarded-for:") else one for one in asserted]
 
 
 def key_of(exchange: Exchange, key: KeyTerms, shape: tuple[object, ...]) -> Key:
@@ -72,7 +93,7 @@ def asked_of(exchange: Exchange) -> Directives:
 
 def goes_on(name: bytes, key: KeyTerms) -> bool:
     """Whether a field reaches the upstream where what is in no key is stripped."""
-    return name in PASSED or name in key.headers or (name == b"cookie" and bool(key.cookies))
+    return name in PASSED or name == key.api_key or name in key.headers or (name == b"cookie" and bool(key.cookies))
 
 
 def sent(exchange: Exchange, key: KeyTerms, validators: list[Pair] | None, *, strips: bool) -> Headers | None:
@@ -105,12 +126,6 @@ def normal(name: bytes, values: list[bytes]) -> bytes:
     if name in _UNORDERED:
         members = sorted({one.replace(b" ", b"").lower() for one in members})
     return b",".join(members)
-
-
-def chosen(query: bytes, parameters: frozenset[bytes]) -> bytes:
-    """Of a query (with its question mark) the parameters of these names, in their order."""
-    kept = [one for one in query[1:].split(b"&") if one.partition(b"=")[0] in parameters]
-    return b"?" + b"&".join(kept) if kept else b""
 
 
 def cookies(headers: Headers, names: tuple[bytes, ...]) -> dict[bytes, bytes]:

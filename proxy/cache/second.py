@@ -133,6 +133,7 @@ class SecondLevel:
             "varies": [[text(name), None if value is None else text(value)] for name, value in entry.varies],
             "fields": [[text(name), text(value)] for name, value in entry.headers.pairs], "kept": asdict(entry.kept),
             "targeted": [[text(name), text(value)] for name, value in entry.targeted],
+            "parameters": None if entry.parameters is None else sorted(text(one) for one in entry.parameters),
             "tags": [text(one) for one in entry.tags], "route": entry.route, "began": began,
             "at": time.time() - (self._store.clock() - entry.at),
         }  # fmt: skip
@@ -152,6 +153,8 @@ class SecondLevel:
                 for name, told in head["varies"]
             )
             targeted = tuple((name.encode("latin-1"), told.encode("latin-1")) for name, told in head["targeted"])
+            named = head["parameters"]
+            parameters = None if named is None else frozenset(one.encode("latin-1") for one in named)
             kept, began = Kept(**head["kept"]), float(head["began"])
             at = self._store.clock() - max(0.0, time.time() - float(head["at"]))
             reason, status, route = str(head["reason"]).encode("latin-1"), int(head["status"]), str(head["route"])
@@ -159,7 +162,10 @@ class SecondLevel:
             self.failures += 1
             return None
         url = (host, path, query)
-        if self._store.purged_after(began - SKEW_SECONDS, url, tags):
+        if self._store.purged_after(began - SKEW_SECONDS, url, tags, parameters):
             return None
         size = size_of(url, headers, body, tags)
-        return Entry(key, url, varies, status, reason, headers, body, kept, at, tags, size, route, targeted)
+        return Entry(
+            key, url, varies, status, reason, headers, body, kept, at, tags, size, route, targeted,
+            parameters=parameters,
+        )  # fmt: skip

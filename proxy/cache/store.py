@@ -42,7 +42,8 @@ class Purge(NamedTuple):
     def tags(self) -> list[bytes]:
         return self.value.encode("latin-1", "replace").split()
 
-    def hits(self, url: Url, tags: tuple[bytes, ...]) -> bool:
+    def hits(self, url: Url, tags: tuple[bytes, ...], parameters: frozenset[bytes] | None = None) -> bool:
+        """`parameters` are those of the query that the answer was chosen by; None for all."""
         if self.kind == "all":
             return True
         if self.kind == "tag":
@@ -52,7 +53,21 @@ class Purge(NamedTuple):
         if host and host != url[0]:
             return False
         wanted = b"/" + rest
-        return target == wanted if self.kind == "url" else target.startswith(wanted)
+        if self.kind != "url":
+            return target.startswith(wanted)
+        path, mark, query = wanted.partition(b"?")
+        return path == url[1] and same_query(mark + query, url[2], parameters)
+
+
+def same_query(one: bytes, other: bytes, parameters: frozenset[bytes] | None) -> bool:
+    """Whether two queries (with their question marks) choose the same answer by these parameters; None for all."""
+    return one == other if parameters is None else chosen(one, parameters) == chosen(other, parameters)
+
+
+def chosen(query: bytes, parameters: frozenset[bytes]) -> bytes:
+    """Of a query (with its question mark) the parameters of these names, in their order."""
+    kept = [one for one in query[1:].split(b"&") if one.partition(b"=")[0] in parameters]
+    return b"?" + b"&".join(kept) if kept else b""
 
 
 @dataclass(eq=False, slots=True)
@@ -77,6 +92,8 @@ class Entry:
     hits: int = 0
     outdated: float = float("inf")
     """When a soft purge met it: it is stale from then on, whatever it says itself."""
+    parameters: frozenset[bytes] | None = None
+    """Of the URL's query those that it was chosen by; None for all."""
 
     def age(self, now: float) -> float:
         return self.kept.age + now - self.at
@@ -117,7 +134,7 @@ class Store:
         self._probation: OrderedDict[Entry, None] = OrderedDict()
         self._protected: OrderedDict[Entry, None] = OrderedDict()
         self._protected_size = 0
-        self._urls: dict[Url, set[Entry]] = {}
+        self._paths: dict[tuple[bytes, bytes], set[Entry]] = {}
         self._tags: dict[bytes, set[Entry]] = {}
         self._purges: deque[tuple[int, Purge, float]] = deque(maxlen=REMEMBERED)
         self._purged = 0
@@ -166,20 +183,24 @@ class Store:
         """How many there were; an answer under way remembers it, and `outlived` tells whether it may still be kept."""
         return self._purged
 
-    def outlived(self, since: int, url: Url, tags: tuple[bytes, ...]) -> bool:
+    def outlived(
+        self, since: int, url: Url, tags: tuple[bytes, ...], parameters: frozenset[bytes] | None = None
+    ) -> bool:
         """Whether a purge since then meets it; so it is taken, too, where that can't be told any more."""
         if self._purged == since:
             return False
         if self._purged - since > len(self._purges):
             return True
-        return any(purge.hits(url, tags) for number, purge, _ in self._purges if number > since)
+        return any(purge.hits(url, tags, parameters) for number, purge, _ in self._purges if number > since)
 
-    def purged_after(self, moment: float, url: Url, tags: tuple[bytes, ...]) -> bool:
+    def purged_after(
+        self, moment: float, url: Url, tags: tuple[bytes, ...], parameters: frozenset[bytes] | None = None
+    ) -> bool:
         """Whether a purge made after that moment (seconds since 1970) meets it; so it is taken where none can tell."""
         purges = self._purges
         if len(purges) == REMEMBERED and moment <= purges[0][2]:
             return True
-        return any(purge.hits(url, tags) for _, purge, at in purges if at >= moment)
+        return any(purge.hits(url, tags, parameters) for _, purge, at in purges if at >= moment)
 
     def put(self, entry: Entry) -> None:
         """In the place of what has the same key and is chosen by the same."""
@@ -196,7 +217,7 @@ class Store:
             there = self._variants.setdefault(entry.key, [])
         there.insert(0, entry)
         self._probation[entry] = None
-        self._urls.setdefault(entry.url, set()).add(entry)
+        self._paths.setdefault(entry.url[:2], set()).add(entry)
         for tag in entry.tags:
             self._tags.setdefault(tag, set()).add(entry)
         self.size += entry.size
@@ -217,7 +238,7 @@ class Store:
         there.remove(entry)
         if not there:
             del self._variants[entry.key]
-        _discard(self._urls, entry.url, entry)
+        _discard(self._paths, entry.url[:2], entry)
         for tag in entry.tags:
             _discard(self._tags, tag, entry)
 
@@ -237,14 +258,14 @@ class Store:
     def _met(self, purge: Purge) -> list[Entry]:
         if purge.kind == "tag":
             return list({entry for tag in purge.tags for entry in self._tags.get(tag, ())})
-        return [entry for entry in self.entries() if purge.hits(entry.url, entry.tags)]
+        return [entry for entry in self.entries() if purge.hits(entry.url, entry.tags, entry.parameters)]
 
     def invalidate(self, url: Url) -> int:
         """An unsafe request changed what is there (RFC 9111 section 4.4)."""
         self._purged += 1
         host, path, query = url
         self._purges.append((self._purged, Purge("url", (host + path + query).decode("latin-1")), time.time()))
-        met = list(self._urls.get(url, ()))
+        met = [one for one in self._paths.get(url[:2], ()) if same_query(query, one.url[2], one.parameters)]
         for entry in met:
             self.drop(entry)
         return len(met)

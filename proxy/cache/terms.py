@@ -10,6 +10,10 @@ NAME = b"simplepro-proxy"
 """Of this cache, in Cache-Status (RFC 9211)."""
 
 
+CREDENTIALS = frozenset({b"x-api-key", b"api-key", b"x-auth-token", b"proxy-authorization"})
+"""Fields that an application may know somebody by though the proxy does not."""
+
+
 @dataclass(frozen=True, slots=True)
 class KeyTerms:
     """What of a request beside method, host and path makes its key.
@@ -22,6 +26,12 @@ class KeyTerms:
     cookies: tuple[bytes, ...] | None = None
     user: bool = False
     claims: tuple[str, ...] = ()
+    api_key: bytes = b""
+    """The field that the proxy itself knows API keys by."""
+
+    @property
+    def credentials(self) -> frozenset[bytes]:
+        return CREDENTIALS | {self.api_key} if self.api_key else CREDENTIALS
 
 
 @dataclass(frozen=True, slots=True)

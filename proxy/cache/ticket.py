@@ -10,6 +10,7 @@ from proxy.cache.answer import http_date, plainest, unkept
 from proxy.cache.fields import listed
 from proxy.cache.flight import Flight
 from proxy.cache.freshness import dropped_fields, judge
+from proxy.cache.request import identified, unaddressed
 from proxy.cache.store import Entry, Key, size_of
 from proxy.cache.terms import NAME
 from proxy.exchange import Response
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 
 ERRORS = frozenset({500, 502, 503, 504})
 """Answers that stale-if-error stands in for (RFC 5861 section 4)."""
+
+
+def _speaks_of_another(told: dict[bytes, bytes], mine: dict[bytes, bytes]) -> bool:
+    """Whether a 304's validators are not the kept answer's (RFC 9111 section 4.3.4)."""
+    for name in (b"etag", b"last-modified"):
+        if name in told and name in mine:
+            return told[name].removeprefix(b"W/") != mine[name].removeprefix(b"W/")
+    return False
 
 
 class Ticket:
@@ -61,6 +70,8 @@ class Ticket:
             query = edge.sent_query(exchange)
             if query is not None:
                 exchange.sent_query = query
+            if edge.terms.strips:
+                exchange.asserted = unaddressed(exchange.asserted, exchange)
 
     def on_head(self, response: Response, now: float, *, measured: bool = True) -> Response | None:
         """What is served in its place; None where it goes on, and `feed` gets its body. `measured` is whether it can be
@@ -78,13 +89,15 @@ class Ticket:
                 return None
             edge.stats.count("revalidated")
             exchange.cached = "revalidated"
-            return edge.served(exchange, fresh, now, b"hit; fwd=stale; fwd-status=304; ttl=%d" % fresh.ttl(now))
+            return edge.served(exchange, fresh, now, b"fwd=stale; fwd-status=304; ttl=%d" % fresh.ttl(now))
         self.asks_anew = False
         if response.status in ERRORS and (stale := self.stale(now)) is not None:
             return stale
         why = self._keep(response, now) if measured else "no length"
-        said = b"fwd=stale" if entry is not None else b"fwd=uri-miss"
+        said = self._why(entry, now)
         if why:
+            if entry is not None and response.status < 500 and entry in edge.store.all_of(entry.key):
+                edge.store.drop(entry)
             edge.stats.unkept[why] = edge.stats.unkept.get(why, 0) + 1
             said += b'; detail="not kept: %b"' % why.encode()
             self._release()
@@ -92,6 +105,12 @@ class Ticket:
             said += b"; stored"
         self._told(response, "miss", said)
         return None
+
+    def _why(self, entry: Entry | None, now: float) -> bytes:
+        """It went on (RFC 9211 section 2.2)."""
+        if entry is None:
+            return b"fwd=vary-miss" if self._edge.store.all_of(self.key) else b"fwd=uri-miss"
+        return b"fwd=request" if entry.fresh(now) else b"fwd=stale"
 
     def _told(self, response: Response, result: str, said: bytes) -> None:
         self.exchange.cached = result
@@ -112,7 +131,7 @@ class Ticket:
         terms = edge.terms
         if exchange.method != b"GET" or b"range" in exchange.headers.index:
             return "partial"
-        authorized = b"authorization" in exchange.headers.index
+        authorized = identified(exchange, terms.key)
         kept, why = judge(
             response.status, response.headers, terms.fresh, authorized=authorized, delay=now - self._began,
             now=time.time(),
@@ -132,12 +151,14 @@ class Ticket:
         if b"date" not in headers.index:
             pairs.append((b"date", http_date(time.time())))
         names = dict.fromkeys(listed(headers.all(b"vary")))
+        if not edge.unknowable.isdisjoint(names):
+            return "vary on what the proxy says"
         varies = tuple((name, edge.said(exchange, name)) for name in names)
         tags = tuple(dict.fromkeys(b" ".join(headers.all(b"surrogate-key")).split()))
         self._kept = Entry(
             self.key, (exchange.host, exchange.path, exchange.query), varies, response.status, response.reason,
             Headers(pairs), b"", kept, now, tags, 0, edge.route,
-            tuple(pair for pair in headers.pairs if pair[0] in targets),
+            tuple(pair for pair in headers.pairs if pair[0] in targets), parameters=terms.key.parameters,
         )  # fmt: skip
         self._pieces = []
         return ""
@@ -163,7 +184,7 @@ class Ticket:
         now = store.clock()
         if exchange.nonce and plainest(exchange.nonce) in body:
             edge.stats.unkept["nonce"] = edge.stats.unkept.get("nonce", 0) + 1
-        elif not store.outlived(self._purges, kept.url, kept.tags):
+        elif self._is_newest(kept) and not store.outlived(self._purges, kept.url, kept.tags, kept.parameters):
             if edge.shadow:
                 self._compare_bodies(body, now)
             kept.body = body
@@ -179,7 +200,12 @@ class Ticket:
                 second.keep(kept, self.lease, self._since)
                 self.lease = ""
         if self.flight is not None:
+            self.flight.kept = True
             self.flight.end()
+
+    def _is_newest(self, kept: Entry) -> bool:
+        """Another's answer may have come later, and been whole sooner (RFC 9111 section 4)."""
+        return all(one.at <= kept.at for one in self._edge.store.all_of(self.key) if one.varies == kept.varies)
 
     def _compare_bodies(self, body: bytes, now: float) -> None:
         """In shadow: would what is kept have been the right answer?"""
@@ -197,35 +223,43 @@ class Ticket:
     def _validated(self, entry: Entry, response: Response, now: float) -> Entry | None:
         """The kept answer with the 304's fields (RFC 9111 sections 3.2, 4.3.4); None where it speaks of another one."""
         edge, store = self._edge, self._edge.store
-        tag, mine = response.headers.index.get(b"etag", b""), entry.headers.index.get(b"etag", b"")
-        if tag and mine and tag.removeprefix(b"W/") != mine.removeprefix(b"W/"):
-            store.drop(entry)
+        alive = entry in store.all_of(entry.key)
+        if _speaks_of_another(response.headers.index, entry.headers.index):
+            if alive:
+                store.drop(entry)
             return None
         headers = response.headers
-        gone = unkept(headers) | {b"content-length", b"content-encoding", b"content-range"}
+        gone = unkept(headers) | dropped_fields(headers, edge.terms.fresh.targets)
+        gone |= {b"content-length", b"content-encoding", b"content-range"}
         new = [pair for pair in headers.pairs if pair[0] not in gone]
+        if b"date" not in headers.index:
+            new.append((b"date", http_date(time.time())))
         names = {name for name, _ in new}
         targets = edge.terms.fresh.targets
         known = [pair for pair in (*entry.headers.pairs, *entry.targeted) if pair[0] not in names]
         told = Headers([*known, *new])
         merged = Headers([pair for pair in told.pairs if pair[0] not in targets])
-        kept, _ = judge(
-            entry.status, told, edge.terms.fresh, authorized=b"authorization" in self.exchange.headers.index,
-            delay=now - self._began, now=time.time(),
-        )  # fmt: skip
-        body, outlived = entry.body, store.outlived(self._purges, entry.url, entry.tags)
-        alive = entry in store.all_of(entry.key)
+        aged = Headers([*told.pairs, *[(b"age", one) for one in headers.all(b"age")]])
+        authorized = identified(self.exchange, edge.terms.key)
+        delay = now - self._began
+        kept, _ = judge(entry.status, aged, edge.terms.fresh, authorized=authorized, delay=delay, now=time.time())
+        body, outlived = entry.body, store.outlived(self._purges, entry.url, entry.tags, entry.parameters)
+        named = dict.fromkeys(listed(told.all(b"vary")))
+        chosen_by = dict(entry.varies)
+        varies = tuple([(name, chosen_by.get(name, edge.said(self.exchange, name))) for name in named])
         fresh = Entry(
-            entry.key, entry.url, entry.varies, entry.status, entry.reason, merged, body, kept or entry.kept, now,
+            entry.key, entry.url, varies, entry.status, entry.reason, merged, body, kept or entry.kept, now,
             entry.tags, 0, entry.route, tuple(pair for pair in told.pairs if pair[0] in targets), entry.hits,
+            parameters=entry.parameters,
         )  # fmt: skip
         fresh.size = size_of(fresh.url, merged, body, fresh.tags)
-        if alive:
+        if alive and (kept is not None or not authorized):
             store.drop(entry)
-        if kept is not None and not outlived:
+        if alive and kept is not None and not outlived and edge.unknowable.isdisjoint(named):
             store.put(fresh)
             store.touch(fresh)
         if self.flight is not None:
+            self.flight.kept = True
             self.flight.end()
         return fresh
 
@@ -244,10 +278,10 @@ class Ticket:
         edge, entry = self._edge, self.entry
         if entry is None or not edge.may_be_stale(entry, edge.asked(self.exchange), now, entry.kept.errors):
             return None
-        edge.stats.count("stale-if-error")
-        self.exchange.cached = "stale-if-error"
+        if self.flight is not None:
+            self.flight.erred = True
         self.fail()
-        return edge.served(self.exchange, entry, now, b"hit; ttl=%d; detail=stale-if-error" % entry.ttl(now))
+        return edge.stale_if_error(self.exchange, entry, now)
 
     @property
     def gave_up(self) -> bool:

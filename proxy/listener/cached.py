@@ -17,6 +17,7 @@ from proxy.listener.sockets import Sockets
 
 if TYPE_CHECKING:
     from proxy.cache.edge import Edge
+    from proxy.cache.flight import Flight
     from proxy.cache.second import SecondLevel
     from proxy.cache.store import Entry
     from proxy.listener.http1 import Downstream
@@ -47,11 +48,11 @@ class Cached(Sockets):
     @abstractmethod
     def _defect(self, error: BaseException | None = None) -> None: ...
 
-    def _ask_cache(self, edge: Edge) -> None:
+    def _ask_cache(self, edge: Edge, after: Flight | None = None) -> None:
         exchange = self._current()
         now = self._loop.time()
         may_wait = not self._waits_until or now < self._waits_until
-        found = edge.ask(exchange, bodyless=self.upload.length == NO_BODY, now=now, may_wait=may_wait)
+        found = edge.ask(exchange, bodyless=self.upload.length == NO_BODY, now=now, may_wait=may_wait, after=after)
         if found is None:
             self._enter()
         elif isinstance(found, Response):
@@ -73,7 +74,7 @@ class Cached(Sockets):
             if not self._waits_until:
                 self._waits_until = now + edge.terms.wait
             self._task = waiting = found.wait()
-            waiting.then(lambda waited, _: self._on_landed(edge, waited))
+            waiting.then(lambda waited, _: self._on_landed(edge, found, waited))
             self._timers.append(self._loop.call_at(self._waits_until, waiting.end))
 
     def _look(self, edge: Edge, second: SecondLevel, ticket: Ticket) -> None:
@@ -116,13 +117,13 @@ class Cached(Sockets):
         ticket.fail()
         self._own_answer(kept, closing=False)
 
-    def _on_landed(self, edge: Edge, waited: Deferred) -> None:
+    def _on_landed(self, edge: Edge, flight: Flight, waited: Deferred) -> None:
         """Another's answer is kept now, or will not be; whoever calls is not to suffer from what this one does."""
         if self._task is not waited:
             return
         self._task = None
         try:
-            self._ask_cache(edge)
+            self._ask_cache(edge, flight)
         except Exception:
             self._defect()
 

@@ -7,7 +7,8 @@ from proxy.cache.terms import EdgeTerms, KeyTerms
 from proxy.policy.models.cache import CacheModel
 
 
-def edge_terms(model: CacheModel) -> EdgeTerms:
+def edge_terms(model: CacheModel, api_key: str) -> EdgeTerms:
+    """`api_key` is the field that the policy knows API keys by; empty where it knows none."""
     key = model.key
     return EdgeTerms(
         KeyTerms(
@@ -16,6 +17,7 @@ def edge_terms(model: CacheModel) -> EdgeTerms:
             cookies=None if key.cookies is None else tuple(sorted(one.encode() for one in key.cookies)),
             user=key.user,
             claims=tuple(sorted(key.claims)),
+            api_key=api_key.lower().encode(),
         ),
         Terms(
             targets=tuple(one.lower().encode() for one in model.targets),

@@ -161,7 +161,9 @@ def compile_policy(
             return None if edges is None else edges.edge(route, None, EdgeTerms(), shadow=False)
         name = next(f"{one}.cache" for one in reversed(used) if policy.policies[one].cache)
         rule = Rule(name, Mode(model.mode), on_verdict)
-        return edges.edge(route, rule, edge_terms(model), shadow=model.mode == "shadow")
+        keys = policy.identity.api_keys if policy.identity else None
+        terms = edge_terms(model, keys.header if keys and keys.mode != "off" else "")
+        return edges.edge(route, rule, terms, shadow=model.mode == "shadow")
 
     routes = []
     for name, model in policy.routes.items():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
 import threading
 import time
@@ -19,6 +18,7 @@ from collections.abc import Callable
 import orjson
 
 from proxy.exchange import Exchange
+from proxy.telemetry.lines import write_lines
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class AccessLog:
         "_writing",
         "dropped",
         "logfmt",
+        "shared",
     )
 
     def __init__(self, sample: float, fd: int = 1, now: Callable[[], float] = time.time) -> None:
@@ -67,6 +68,8 @@ class AccessLog:
         self.dropped = 0
         self.logfmt = False
         """Lines of name=value instead of JSON's; the same facts."""
+        self.shared = False
+        """Whether other processes write to the same file."""
 
     def sample(self, share: float | None) -> None:
         """That share of good answers from now on; None writes nothing at all."""
@@ -135,10 +138,8 @@ class AccessLog:
 
     def _write(self, lines: list[bytes]) -> None:
         """A file that can't be written to costs its lines, which are counted, and nothing else."""
-        view = memoryview(b"".join(lines))
         try:
-            while view:
-                view = view[os.write(self._fd, view) :]
+            write_lines(self._fd, lines, shared=self.shared)
         except OSError as error:
             self.dropped += len(lines)
             log.warning("access log can't be written: %s", error.strerror)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import atexit
 import json
 import logging
-import os
 import threading
 import time
 from datetime import UTC, datetime
 from typing import TextIO, cast
 
 import structlog
+
+from proxy.telemetry.lines import write_lines
 
 MAX_QUEUED = 1024 * 1024
 """Bytes of lines that wait to be written."""
@@ -56,10 +57,8 @@ class Sink:
                 while not self._lines:
                     self._wake.wait()
                 lines, self._lines = self._lines, []
-            view = memoryview(b"".join(lines))
             try:
-                while view:
-                    view = view[os.write(self._fd, view) :]
+                write_lines(self._fd, lines, shared=True)
             except OSError:
                 self.dropped += len(lines)
             with self._wake:

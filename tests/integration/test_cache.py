@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from dataclasses import dataclass, field
 
@@ -905,3 +906,198 @@ async def test_a_breaker_that_is_open_serves_what_is_kept(
     assert "stale-if-error" in fields["cache-status"]
     assert (await client("/never"))[0] == 503
     assert origin.count == 1
+
+
+# found by fresh eyes: each failed before
+
+
+@pytest.mark.parametrize("control", ["no-cache", "max-age=0"])
+async def test_who_waited_for_what_is_not_for_him_waits_no_second_time(
+    control: str, client: Client, origin: Origin
+) -> None:
+    """Each answer has to be validated for each client: they are led one after the other no more than once."""
+    origin.then(200, Cache_Control=control, ETag='"a"')
+    origin.go = asyncio.Event()
+    asking = [asyncio.create_task(client()) for _ in range(12)]
+    async with asyncio.timeout(3):
+        while not origin.count:
+            await asyncio.sleep(0.01)
+        origin.go.set()
+        assert [one[0] for one in await asyncio.gather(*asking)] == [200] * 12
+
+
+async def test_who_waits_for_a_failing_origin_has_the_stale_answer_too(client: Client, origin: Origin) -> None:
+    origin.then(200, Cache_Control="max-age=1, stale-if-error=600").then(503)
+    await client()
+    client.later(2)
+    origin.go = asyncio.Event()
+    asking = [asyncio.create_task(client()) for _ in range(8)]
+    async with asyncio.timeout(3):
+        while origin.count < 2:
+            await asyncio.sleep(0.01)
+        origin.go.set()
+        answers = await asyncio.gather(*asking)
+    assert [(one[0], one[2]) for one in answers] == [(200, b"body 1")] * 8
+
+
+@pytest.mark.parametrize("parameters", ["[page]", "[]"])
+async def test_a_write_forgets_whatever_else_the_first_reader_had_said(
+    parameters: str, serve: Start, upstream: ScriptedUpstream, origin: Origin
+) -> None:
+    client = Client(await serve(upstream.port, policies=f"{{cache: {{key: {{query: {parameters}}}}}}}"), origin)
+    origin.then(200, Cache_Control=FRESH)
+    await client("/a?page=1&utm=x")
+    assert told((await client("/a?page=1"))[1]) == HIT
+    await client("/a?page=1", method="PUT", body="x")
+    assert told((await client("/a?page=1"))[1]) == MISS
+    edges = client.served.proxy.shared.edges
+    assert edges is not None
+    assert edges.store.purge(Purge("url", "a.example/a?utm=y&page=1")) == 1
+
+
+KEYS = """
+identity: {api_keys: {header: x-partner-key, keys: {one: {sha256: %s}, two: {sha256: %s}}}}
+"""
+
+
+@pytest.mark.parametrize("unkeyed", ["pass", "strip"])
+async def test_an_answer_to_a_known_key_is_shared_only_where_it_says_so(
+    unkeyed: str, serve: Start, upstream: ScriptedUpstream, origin: Origin
+) -> None:
+    digests = tuple(hashlib.sha256(key.encode()).hexdigest() for key in ("key of one", "key of two"))
+    served = await serve(upstream.port, policies=f"{{cache: {{unkeyed: {unkeyed}}}}}", more=KEYS % digests)
+    client = Client(served, origin)
+    origin.then(200, Cache_Control=FRESH)
+    for key in ("key of one", "key of two", "nobody's"):
+        assert told((await client(X_Partner_Key=key))[1]) == MISS
+    assert b"key of one" in origin.requests[0]
+    assert told((await client())[1]) == MISS
+    origin.answers[:] = [(200, {"Cache-Control": "public, max-age=60"})]
+    await client("/shared", X_Partner_Key="key of one")
+    assert told((await client("/shared", X_Partner_Key="key of two"))[1]) == HIT
+
+
+async def test_nothing_hangs_on_what_is_said_of_the_client(
+    serve: Start, upstream: ScriptedUpstream, origin: Origin
+) -> None:
+    served = await serve(upstream.port, policies="{cache: {}}", trusted="[127.0.0.0/8]")
+    client = Client(served, origin)
+    origin.then(200, Cache_Control=FRESH)
+    await client(X_Forwarded_For="192.0.2.7", X_Forwarded_Host="evil.example", X_Forwarded_Proto="https")
+    assert b"evil" not in origin.requests[0]
+    assert b"192.0.2.7" not in origin.requests[0]
+    assert b"x-forwarded-proto: https" in origin.requests[0]
+    assert told((await client())[1]) == MISS, "the scheme is in the key"
+    assert told((await client(X_Forwarded_Proto="https"))[1]) == HIT
+    origin.answers[:] = [(200, {"Cache-Control": FRESH, "Vary": "X-Forwarded-For"})]
+    await client("/by-address")
+    assert told((await client("/by-address"))[1]) == MISS
+
+
+async def test_a_304_tells_whose_it_is_and_how_old(client: Client, origin: Origin) -> None:
+    origin.then(200, Cache_Control="max-age=1", ETag='"a"', Date=http_date(-600), Vary="Accept")
+    origin.then(
+        304, Cache_Control='max-age=60, private="x-mine"', X_Mine="bob-secret", ETag='"a"', Vary="Accept-Language"
+    )
+    await client(Accept_Language="en")
+    client.later(2)
+    assert told((await client(Accept_Language="en"))[1]) == REVALIDATED
+    _, fields, _ = await client(Accept_Language="en")
+    assert told(fields) == HIT, "without a Date it is as old as it came"
+    assert "x-mine" not in fields
+    assert told((await client(Accept_Language="de"))[1]) != HIT
+    origin.answers[:] = [(200, {"Cache-Control": "max-age=1", "ETag": '"a"'}), (304, {"Age": "100", "ETag": '"a"'})]
+    origin.requests.clear()
+    await client("/old")
+    client.later(2)
+    await client("/old")
+    assert told((await client("/old"))[1]) != HIT
+
+
+@pytest.mark.parametrize(("status", "control"), [(404, ""), (410, ""), (200, "no-store"), (200, "private"), (301, "")])
+async def test_what_the_origin_has_withdrawn_is_not_served(
+    status: int, control: str, client: Client, origin: Origin
+) -> None:
+    origin.then(200, Cache_Control="max-age=1, stale-if-error=600", ETag='"a"')
+    origin.then(status, **({"Cache_Control": control} if control else {})).then(503)
+    await client()
+    client.later(2)
+    assert (await client())[2] == b"body 2"
+    assert (await client())[0] == 503
+
+
+@pytest.mark.parametrize("status", [201, 302, 403, 500, 503])
+async def test_a_validator_alone_does_not_make_every_status_one_to_keep(
+    status: int, client: Client, origin: Origin
+) -> None:
+    origin.then(status, ETag='"a"')
+    await client.twice()
+    assert b"if-none-match" not in origin.requests[1].lower()
+
+
+async def test_a_number_that_nobody_can_read_ends_nothing(client: Client, origin: Origin) -> None:
+    origin.then(200, Cache_Control=FRESH)
+    await client()
+    for name in ("max-age", "min-fresh", "max-stale"):
+        assert (await client(Cache_Control=f"{name}={'9' * 4400}"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        ("?b=1", "/d/a?b=1"), ("../x", "/x"), ("./x", "/d/x"), ("/d/../x", "/x"), ("/%7Ex", "/~x"),
+        ("http://a.example:80/x", "/x"), ("HTTP://A.example/x", "/x"),
+    ],
+)  # fmt: skip
+async def test_where_a_location_leads_is_read_as_a_reference(
+    location: str, path: str, client: Client, origin: Origin
+) -> None:
+    origin.then(200, Cache_Control=FRESH, Location=location)
+    await client(path)
+    await client("/d/a", method="POST", body="x")
+    assert told((await client(path))[1]) == MISS
+
+
+async def test_min_fresh_is_not_met_by_what_is_stale(client: Client, origin: Origin) -> None:
+    origin.then(200, Cache_Control="max-age=60, stale-while-revalidate=600")
+    await client()
+    assert told((await client(Cache_Control="min-fresh=1000"))[1]) == MISS
+
+
+async def test_several_lines_of_conditions_are_one_list_and_weak_dates_choose_no_part(
+    client: Client, origin: Origin
+) -> None:
+    now = http_date()
+    origin.then(200, Cache_Control=FRESH, ETag='"a"', Last_Modified=now, Date=now)
+    await client()
+    assert (await client(If_None_Match='"a"\r\nIf-None-Match: "b"'))[0] == 304
+    assert (await client(Range="bytes=0-1", If_Range=now))[0] == 200
+    assert (await client(Range="bytes=0-1", If_Range='"a"'))[0] == 206
+
+
+async def test_a_slow_older_answer_does_not_take_a_newer_ones_place(serve: Start, upstream: ScriptedUpstream) -> None:
+    """Two answers under way at once: the one whose head came first is whole last."""
+    heads, slow = asyncio.Event(), asyncio.Event()
+
+    async def origin(reader: Reader, writer: Writer) -> None:
+        while True:
+            head, _ = await read_request(reader)
+            late = b"x-late: 1" in head.lower()
+            writer.write(b"HTTP/1.1 200 X\r\nCache-Control: max-age=60\r\nContent-Length: 5\r\n\r\n")
+            if late:
+                heads.set()
+                await slow.wait()
+            writer.write(b"older" if late else b"newer")
+
+    upstream.script = origin
+    served = await serve(upstream.port, policies=CACHE)
+    client = Client(served, Origin())
+    first = asyncio.create_task(client(X_Late="1", Cache_Control="no-cache"))
+    await heads.wait()
+    edges = served.proxy.shared.edges
+    assert edges is not None
+    edges.flights.clear()
+    assert (await client(Cache_Control="no-cache"))[2] == b"newer"
+    slow.set()
+    assert (await first)[2] == b"older"
+    assert (await client())[2] == b"newer"

@@ -20,6 +20,9 @@ from proxy.cache.fields import age_of, byte_range, date_of, directives, matches_
         (b" , ,", {}),
         (b'a="x', {b"a": b'"x', b"no-store": None}),
         (b"not a token=1, b", {b"b": None}),
+        (b'no-cache="a", no-cache', {b"no-cache": None}),
+        (b'private, private="a"', {b"private": None}),
+        (b'private="a", private="b, c"', {b"private": b"a,b, c"}),
     ],
 )
 def test_directives(value: bytes, expected: dict[bytes, bytes | None]) -> None:
@@ -32,6 +35,10 @@ def test_directives(value: bytes, expected: dict[bytes, bytes | None]) -> None:
         (b"max-age=60", {b"max-age": b"60"}),
         (b"max-age=60;x=1, public", {b"max-age": b"60", b"public": None}),
         (b"public=?0, max-age=1", {b"max-age": b"1"}),
+        (
+            b'no-store, x=("a" "b");p=@1659578233, y=:YWJj:, z=@-1',
+            {b"no-store": None, b"x": b'("a" "b")', b"y": b":YWJj:", b"z": b"@-1"},
+        ),
         (b"max-age=1,", None),
         (b"Max-Age=1", None),
         (b"max-age = 1", None),
@@ -78,3 +85,8 @@ def test_nothing_breaks_the_reading(value: bytes) -> None:
 def test_no_store_is_seen_wherever_it_stands(other: bytes) -> None:
     assert b"no-store" in directives([other, b"no-store"])
     assert b"no-store" in directives([b"no-store", other])
+
+
+@pytest.mark.parametrize(("digits", "expected"), [(b"9" * 5000, 2**31), (b"0" * 5000, 0), (b"1" + b"0" * 19, 2**31)])
+def test_numbers_of_any_length_are_read(digits: bytes, expected: int) -> None:
+    assert seconds(digits) == age_of([digits]) == expected

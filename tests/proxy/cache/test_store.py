@@ -71,7 +71,7 @@ def test_the_bound_and_the_indexes_hold(steps: list[tuple[str, int, int]]) -> No
         store.let_go(size)
     store.purge(Purge("all", "1"))
     assert (store.size, store.pending, len(store)) == (0, 0, 0)
-    assert not store._urls
+    assert not store._paths
     assert not store._tags
     assert store._protected_size == 0
 
