@@ -205,7 +205,7 @@ class Ticket:
 
     def _is_newest(self, kept: Entry) -> bool:
         """Another's answer may have come later, and been whole sooner (RFC 9111 section 4)."""
-        return all(one.at <= kept.at for one in self._edge.store.all_of(self.key) if one.varies == kept.varies)
+        return all(one.at < kept.at for one in self._edge.store.all_of(self.key) if one.varies == kept.varies)
 
     def _compare_bodies(self, body: bytes, now: float) -> None:
         """In shadow: would what is kept have been the right answer?"""
