@@ -73,6 +73,9 @@ bench: setup system build/runtime/.installed ## CPU a request beside nginx, Envo
 bench-edge: setup system build/runtime/.installed ## TLS, workers and the cache beside Envoy's and nginx's: ONLY=proxy-cache CONNECTIONS=64 SECONDS=5
 	@$(BIN)/python -m tests.bench.edge --only "$(ONLY)" --connections "$(or $(CONNECTIONS),64$(COMMA)1000)" --seconds "$(or $(SECONDS),5)"
 
+bench-posts: setup system build/runtime/.installed ## a JSON POST of 1 KB, validated and inspected, beside Envoy's plain routing: SECONDS=5
+	.venv/bin/python -m tests.bench.posts --connections $(or $(CONNECTIONS),64,1000) --seconds $(or $(SECONDS),5)
+
 bench-sockets: setup system build/runtime/.installed ## the same for WebSockets: ONLY=proxy,envoy CONNECTIONS=100,1000 SECONDS=10
 	@$(BIN)/python -m tests.bench.sockets --only "$(ONLY)" --connections "$(or $(CONNECTIONS),100$(COMMA)1000)" \
 		--seconds "$(if $(filter command line,$(origin SECONDS)),$(SECONDS),10)"

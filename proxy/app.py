@@ -46,6 +46,7 @@ from proxy.target import TargetRules
 from proxy.telemetry.access_log import AccessLog
 from proxy.telemetry.decisions import Decisions
 from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.shadows import Shadows
 from proxy.telemetry.traces import Traces, TraceTerms
 from proxy.throttle.cluster import slot_of
 from proxy.throttle.distributed import RedisLimiter
@@ -71,6 +72,7 @@ class Proxy:
         self.reloader = Reloader(self, path, text) if path is not None else None
         self.revision = self.reloader.revision if self.reloader else "-"
         self.decisions = Decisions(Entropy())
+        self.shadows = Shadows()
         self._throttles: list[Throttle] = []
         """Of earlier policies, whose exchanges hold something."""
         self._limiting_began = False
@@ -311,6 +313,7 @@ class Proxy:
             self.listener.stats.changes[verdict.rule, verdict.detail, mode] += 1
         elif not verdict.enforced:
             self.listener.stats.rejections[verdict.rule, verdict.reason, "shadow"] += 1
+            self.shadows.see(exchange, verdict, self.revision)
 
     def _on_rejected(self, exchange: Exchange, rejection: Rejection) -> None:
         self.listener.stats.rejections[rejection.rule, rejection.reason, "enforce"] += 1

@@ -27,6 +27,8 @@ class Verdict:
     enforced: bool
     detail: str = ""
     """Of what was changed: words of the policy, nothing of what was sent."""
+    why: str = ""
+    """What a client would have been told; of a rule that only shadows."""
 
 
 class Response:

@@ -56,7 +56,8 @@ class Rule:
         """Count and record the refusal; raise it where the rule enforces."""
         rejection.rule = self.name
         enforced = self.mode is Mode.ENFORCE
-        verdict = Verdict(self.name, rejection.reason, rejection.status, enforced)
+        why = "" if enforced else rejection.detail
+        verdict = Verdict(self.name, rejection.reason, rejection.status, enforced, why=why)
         exchange.verdicts += (verdict,)
         self._on_verdict(exchange, verdict)
         if enforced:

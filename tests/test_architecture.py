@@ -140,6 +140,7 @@ ALLOWED = {
         "proxy.upstream.pool",
     },
     "proxy.telemetry.lines": set(),
+    "proxy.telemetry.shadows": {"proxy.exchange"},
     "proxy.telemetry.access_log": {"proxy.telemetry.lines", "proxy.exchange"},
     "proxy.telemetry.decisions": {"proxy.entropy", "proxy.exchange", "proxy.rejection"},
     "proxy.telemetry.logs": {"proxy.telemetry.lines"},

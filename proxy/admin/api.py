@@ -60,6 +60,7 @@ class Admin:
                 web.post("/reload", self._reload),
                 web.get("/decisions", self._decisions),
                 web.get("/decisions/{id}", self._decision),
+                web.get("/shadow", self._shadow),
                 web.get("/clusters", self._clusters),
                 web.get("/routes", self._routes),
                 web.get("/limits", self._limits),
@@ -191,6 +192,12 @@ class Admin:
         shown = self._proxy.decisions.latest(1000)
         found = [one for one in shown if not rule or one["rule"] == rule]
         return web.json_response({"decisions": found[: int(top) if top.isdigit() else 50]})
+
+    async def _shadow(self, request: web.Request) -> web.Response:
+        """What rules in shadow would have refused, the most frequent first; `?top=50`, `?rule=NAME`."""
+        top, rule = request.query.get("top", "50"), request.query.get("rule", "")
+        found = [one for one in self._proxy.shadows.told() if not rule or one["rule"] == rule]
+        return web.json_response({"findings": found[: int(top) if top.isdigit() else 50]})
 
     async def _decision(self, request: web.Request) -> web.Response:
         found = self._proxy.decisions.get(request.match_info["id"])

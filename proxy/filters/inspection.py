@@ -117,7 +117,7 @@ class Inspection(Filter):
                     return malformed, None
                 parts = read_body(index, body, self.terms.body, strict=False)
         elif self._detection is not None:
-            parts = read_body(index, body, self.terms.body, strict=False)
+            parts = read_body(index, body, self.terms.body, strict=False, cut=not whole)
         else:
             return None, None
         return malformed, self.judge.worst(parts) if self._detection is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ _QUOTED = re.compile(r'"([^"\r\n]+)"')
 _DTD = re.compile(r"<!\s*(?:DOCTYPE|ENTITY)\b", re.I)
 _EXECUTABLE = re.compile(
     r"\.(?:php\d?|phtml|phar|pht|inc|jspx?|jsw|asp|aspx|ashx|asmx|cgi|pl|py|rb|sh|bash|exe|dll|bat|cmd|com|scr|msi|ps1"
-    r"|vbs|jar|war|htaccess|shtml)"
+    r"|vbs|jar|war|htaccess|shtml|user\.ini)"
     r"(?:\.|;|:|%|\x00|\s|$)",
     re.I,
 )  # fmt: skip
@@ -33,6 +34,8 @@ _MAGIC: tuple[tuple[bytes, bytes], ...] = (
     (b"image/png", b"\x89PNG\r\n\x1a\n"), (b"image/jpeg", b"\xff\xd8\xff"), (b"image/gif", b"GIF8"),
     (b"application/pdf", b"%PDF-"), (b"application/zip", b"PK"), (b"image/webp", b"RIFF"),
 )  # fmt: skip
+_STRING = re.compile(rb'"(?:[^"\\\x00-\x1f]|\\.){1,}"')
+_SHORT_TAG = re.compile(rb"<\?=\s*[`$]|<\?\s+[a-z]{3,}")
 _SCRIPT_BYTES = re.compile(rb"<\?php|<script|<%@|#!/|\x7fELF|^MZ", re.I)
 MAX_FIELD = 4 * 1024 * 1024
 
@@ -82,9 +85,11 @@ def media_type(value: bytes) -> MediaType:
     return MediaType(name, found)
 
 
-def read_body(index: Mapping[bytes, bytes], body: bytes, terms: BodyTerms, *, strict: bool) -> list[Part]:
-    """A body by its header fields (names in lower case). Raises Malformed where `strict`; else what is not what it says
-    is read as it is, as text."""
+def read_body(
+    index: Mapping[bytes, bytes], body: bytes, terms: BodyTerms, *, strict: bool, cut: bool = False
+) -> list[Part]:
+    """A body by its header fields (names in lower case), its first bytes where `cut`. Raises Malformed where `strict`;
+    else what is not what it says is read as it is, as text."""
     encoding = index.get(b"content-encoding", b"").strip().lower()
     if encoding not in (b"", b"identity"):
         try:
@@ -92,7 +97,34 @@ def read_body(index: Mapping[bytes, bytes], body: bytes, terms: BodyTerms, *, st
         except Malformed:
             if strict:
                 raise
-    return parts_of(index.get(b"content-type", b""), body, terms, strict=strict)
+    content_type = index.get(b"content-type", b"")
+    if cut:
+        return list(_cut(content_type, body, terms))
+    return parts_of(content_type, body, terms, strict=strict)
+
+
+def _cut(content_type: bytes, body: bytes, terms: BodyTerms) -> Iterator[Part]:
+    """Of a body whose rest was not read: whole parts and strings, by the form that the whole would have."""
+    with contextlib.suppress(Malformed):
+        kind = media_type(content_type)
+        if kind.name == b"multipart/form-data" and (boundary := kind.parameters.get(b"boundary")):
+            delimiter = b"\r\n--" + boundary
+            last = body.rfind(delimiter)
+            if last >= 0 and b"\r\n\r\n" not in body[last:]:
+                body = body[:last]
+            yield from parts_of(content_type, body + delimiter + b"--\r\n", terms, strict=False)
+            return
+        if kind.name == b"application/json" or kind.name.endswith(b"+json"):
+            for match in _STRING.finditer(body):
+                with contextlib.suppress(orjson.JSONDecodeError):
+                    yield from unfolded("json", "", orjson.loads(match[0]))
+            return
+        if kind.name == b"application/x-www-form-urlencoded" or kind.name.startswith(BINARY):
+            yield from parts_of(content_type, body, terms, strict=False)
+            return
+    text = body.decode("utf-8", "replace")
+    if "\x00" not in text[:4096]:
+        yield from unfolded("text", "", text)
 
 
 def parts_of(content_type: bytes, body: bytes, terms: BodyTerms, *, strict: bool) -> list[Part]:
@@ -102,7 +134,7 @@ def parts_of(content_type: bytes, body: bytes, terms: BodyTerms, *, strict: bool
         charset = kind.parameters.get(b"charset", b"utf-8").lower()
         if charset not in (b"utf-8", b"utf8", b"us-ascii", b"ascii"):
             raise Malformed("charset", "the body is in another charset than UTF-8", status=415)
-        return list(_read(kind, body, terms))
+        return list(_read(kind, body, terms, strict=strict))
     except Malformed:
         if strict:
             raise
@@ -111,20 +143,29 @@ def parts_of(content_type: bytes, body: bytes, terms: BodyTerms, *, strict: bool
         return [*_guessed(text), *(Part("multipart", "", one) for one in quoted[: terms.parameters])]
 
 
-def _read(kind: MediaType, body: bytes, terms: BodyTerms) -> Iterator[Part]:
+def _read(kind: MediaType, body: bytes, terms: BodyTerms, *, strict: bool) -> Iterator[Part]:
     name = kind.name
     if name == b"application/json" or name.endswith(b"+json"):
         yield from of_json("json", "", _json(body, terms))
     elif name == b"application/x-www-form-urlencoded":
         yield from _form(body, terms)
     elif name == b"multipart/form-data":
-        yield from _multipart(kind, body, terms)
+        yield from _multipart(kind, body, terms, strict=strict)
     elif name in (b"application/xml", b"text/xml") or name.endswith(b"+xml"):
         yield from _xml(_text(body), terms)
     elif name.startswith(BINARY):
-        return
+        yield from _program(body)
     else:
         yield from _guessed(_text(body))
+
+
+def _program(body: bytes) -> Iterator[Part]:
+    """Of bytes that nobody reads as text: what a server would run, or wake to objects."""
+    start = body[:256].lstrip()
+    if start.startswith(b"\xac\xed\x00\x05"):
+        yield Part("text", "", "aced0005" + body[4:8].hex())
+    elif start.startswith((b"<?php", b"<?=", b"<%", b"<jsp:")):
+        yield Part("text", "", body[:65_536].decode("utf-8", "replace"))
 
 
 def _text(body: bytes) -> str:
@@ -196,12 +237,12 @@ def _guessed(text: str) -> Iterator[Part]:
     yield from unfolded("text", "", text)
 
 
-def _multipart(kind: MediaType, body: bytes, terms: BodyTerms) -> Iterator[Part]:
+def _multipart(kind: MediaType, body: bytes, terms: BodyTerms, *, strict: bool) -> Iterator[Part]:
     _, pieces = divided(kind, body)
     if len(pieces) > terms.parts:
         raise Malformed("multipart", f"the body has more than {terms.parts} parts", status=413)
     for head, content in pieces:
-        yield from _field(_fields(head), content, terms)
+        yield from _field(_fields(head), content, terms, strict=strict)
 
 
 def divided(kind: MediaType, body: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
@@ -248,7 +289,7 @@ def _fields(head: bytes) -> dict[bytes, bytes]:
     return found
 
 
-def _field(fields: dict[bytes, bytes], content: bytes, terms: BodyTerms) -> Iterator[Part]:
+def _field(fields: dict[bytes, bytes], content: bytes, terms: BodyTerms, *, strict: bool) -> Iterator[Part]:
     disposition = media_type(fields.get(b"content-disposition", b""))
     if disposition.name != b"form-data" or b"name" not in disposition.parameters:
         raise Malformed("multipart", "a part has no form-data name")
@@ -274,11 +315,25 @@ def _field(fields: dict[bytes, bytes], content: bytes, terms: BodyTerms) -> Iter
         raise Malformed("file-type", "files of this media type are not taken here", name, 415)
     for of, magic in _MAGIC:
         if kind == of and not content.startswith(magic):
-            raise Malformed("file-type", "a file is not what its media type says", name, 415)
+            if strict:
+                raise Malformed("file-type", "a file is not what its media type says", name, 415)
+            yield from _pretended(name, content)
     if content and _SCRIPT_BYTES.search(content[:8192] if kind.startswith(BINARY) else content[:64]):
         raise Malformed("file-type", "a file is a program, or holds one", name, 415)
-    if kind.startswith(b"text/") and len(content) < MAX_FIELD:
+    if kind.endswith(b"+xml") or kind in (b"application/xml", b"text/xml"):
+        yield from _document(content.decode("utf-8", "replace"))
+    elif kind.startswith(b"text/") and len(content) < MAX_FIELD:
         yield Part("multipart", name, content.decode("utf-8", "replace"))
+
+
+def _pretended(name: str, content: bytes) -> Iterator[Part]:
+    """A file of another kind than it says: as text, if it is one, else what of it a server would run."""
+    try:
+        yield Part("multipart", name, content[:65_536].decode())
+    except UnicodeDecodeError:
+        script = _SHORT_TAG.search(content, 0, 65_536)
+        if script is not None:
+            yield Part("multipart", name, content[script.start() : script.start() + 2000].decode("latin-1"))
 
 
 def inflated(encoding: bytes, body: bytes, terms: BodyTerms) -> bytes:

@@ -10,7 +10,8 @@ import libinjection
 import re2
 
 from proxy.inspect.decoding import canonical, from_base64, squeezed, unquoted, without_comments
-from proxy.inspect.signatures import SHORT, SIGNATURES, Signature
+from proxy.inspect.signature import SHORT, Signature
+from proxy.inspect.signatures import SIGNATURES
 
 MAX_VALUE = 1024 * 1024
 TOKENIZED_MOST = 16 * 1024
@@ -18,8 +19,8 @@ TOKENIZED_MOST = 16 * 1024
 TOGETHER_MOST = 64
 """Characters to which one set of all patterns is quickest; past it the sets of `GROUPS` are, since one set of many
 patterns has states without end on hostile text."""
-SERIALIZED = "rO0AB"
-"""How Java's serialized objects begin in Base64."""
+SERIALIZED = ("rO0AB", "gASV", "AAEAAAD")
+"""How serialized objects of Java, Python and .NET begin in Base64."""
 AFTER = " " * 32
 """libinjection's HTML parser reads past the end of what it is given; it finds this there."""
 HARMLESS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _.,-+:@/?~"
@@ -90,13 +91,13 @@ class Detector:
 
     def look(self, value: str, place: str) -> list[Finding]:
         """What is found in a value that was decoded once, as its place has it."""
-        if value.isascii() and value.isalnum():
+        if value.isascii() and value.isalnum() and place != "agent":
             if value.startswith(SERIALIZED):
                 return [Finding("java.object", "java", 5)]
             hidden = from_base64(value) if len(value) >= _BASE64_FROM else None
             return self._look_deeper(hidden, place) if hidden is not None else []
         left = value.encode("utf-8", "surrogatepass").translate(None, HARMLESS)
-        if left:
+        if left or place == "agent":
             if len(left) <= 2 and left in (b"=", b"==") and (hidden := from_base64(value)) is not None:
                 return self._look_deeper(hidden, place)
             return self._look(value, place)

@@ -58,6 +58,8 @@ class Judge:
     def score(self, part: Part) -> Scored:
         look = self._detector.look_at_name if part.key else self._detector.look
         findings = look(part.value, part.place)
+        if part.key and part.value == "prototype" and part.pointer.endswith("/constructor"):
+            findings = [*findings, Finding("node.prototype", "node", 5)]
         if not findings:
             return Scored(0.0, part, ())
         if part.only:
@@ -77,7 +79,8 @@ class Judge:
         if len(texts) >= TOGETHER_FROM and sum(map(len, texts)) <= TOGETHER_MOST and self._detector.harmless(texts):
             found = [one for one in found if one.key or one.place in ONE_LINE]
         for part in found:
-            if part.value and not (part.value.isalnum() and len(part.value) < SHORTEST and part.value.isascii()):
+            short = len(part.value) < SHORTEST and part.value.isalnum() and part.value.isascii()
+            if part.value and (not short or part.place == "agent"):
                 scored = self.score(part)
                 if scored.score >= self.threshold:
                     return scored

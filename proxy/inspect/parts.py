@@ -16,11 +16,11 @@ _PAIRS = re.compile(r"[?&]?[\w.\[\]%-]{1,60}=[^&\s]*(?:&[\w.\[\]%~-]{1,60}=[^&\s
 
 
 SKIPPED = frozenset(
-    b"host connection content-length content-type content-encoding transfer-encoding authorization accept-encoding "
-    b"upgrade sec-websocket-key sec-websocket-version sec-websocket-extensions if-modified-since if-unmodified-since "
-    b"if-none-match if-match date dnt te keep-alive expect pragma upgrade-insecure-requests".split()
+    b"host connection content-length transfer-encoding upgrade sec-websocket-key sec-websocket-version "
+    b"sec-websocket-extensions keep-alive expect upgrade-insecure-requests".split()
 )
-"""Header fields that say nothing to the application, or that others read."""
+"""Header fields that the proxy reads itself, or that go no further."""
+_TOKEN = re.compile(r"bearer [A-Za-z0-9._~+/-]+=*", re.I)
 
 
 class Part(NamedTuple):
@@ -137,10 +137,17 @@ def header_parts(pairs_of: Sequence[tuple[bytes, bytes]]) -> Iterable[Part]:
                 key, _, one = item.strip().partition("=")
                 if one:
                     yield from unfolded("cookie", key, decoded(one.replace("+", "%2B")) if "%" in one else one)
+                elif key and not key.isalnum():
+                    yield Part("cookie", "", key)
+            if b"{" in value[:8]:
+                yield Part("cookie", "", value.decode("latin-1"))
         elif name not in SKIPPED:
             place = "agent" if name in (b"user-agent", b"referer") else "header"
             text = value.decode("utf-8", "replace")
-            if place == "agent" and "://" in text[:12]:
+            if name in (b"authorization", b"proxy-authorization"):
+                if not _TOKEN.fullmatch(text):
+                    yield Part(place, name.decode("latin-1"), text.partition(" ")[2] or text)
+            elif place == "agent" and "://" in text[:12]:
                 yield from unfolded(place, name.decode("latin-1"), text)
             else:
                 yield Part(place, name.decode("latin-1"), text)

@@ -6,23 +6,9 @@ from which on it is looked for. `places` limits it to where it means something; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-SHORT = frozenset({"path", "query", "header", "cookie", "agent"})
-"""Places where nobody writes prose or markup."""
-WRITTEN = frozenset({"form", "json", "multipart", "message"})
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    name: str
-    kind: str
-    score: int
-    pattern: str
-    level: int = 1
-    places: frozenset[str] | None = None
-    soft: bool = False
-
+from proxy.inspect.dialects import DIALECTS
+from proxy.inspect.probes import PROBES
+from proxy.inspect.signature import SHORT, WRITTEN, Signature
 
 _EVENTS = (
     r"on(?:abort|activate|after\w+|animation\w+|auxclick|before\w+|begin|blur|bounce|canplay\w*|change|click|close"
@@ -48,19 +34,28 @@ _VAGUE = (
     r"|gunzip|unzip|diff|cut|paste|split|pwd|cd|del|copy|ren|attrib|start|call|timeout|net|sc|tree|finger|uptime|dmesg)"
 )
 _FILES = (
-    r"(?:etc[/\\]+(?:passwd|shadow|group|hosts|hostname|issue|motd|fstab|crontab|sudoers|ssh|apache2?|httpd|nginx|mysql"
+    r"(?:etc(?:[/\\]\.?)+(?:passwd|shadow|group|hosts|hostname|issue|motd|fstab|crontab|sudoers|ssh|apache2?|httpd|nginx|mysql"
     r"|php|redhat-release|resolv\.conf|security|init\.d|profile|environment|my\.cnf|vsftpd|proftpd|exports|inetd\.conf"
-    r"|ld\.so|lsb-release|os-release|networks?|services|protocols|samba|snmp|syslog|logrotate|pam)"
-    r"|proc[/\\]+(?:self|version|cmdline|mounts|net|cpuinfo|meminfo|\d+)|var[/\\]+(?:log|mail|spool|run|www|lib/mysql)"
+    r"|ld\.so|lsb-release|os-release|networks?|services|protocols|samba|snmp|syslog|logrotate|pam|kubernetes|docker)"
+    r"|proc[/\\]+(?:self|version|cmdline|mounts|net|cpuinfo|meminfo|\d+)|proc[/\\]+sched_debug|sys[/\\]+class[/\\]|var[/\\]+(?:log|mail|spool|run|www|lib/mysql)"
     r"|boot\.ini|win(?:dows|nt)[/\\]+(?:win\.ini|system32|system\.ini|repair|php\.ini|my\.ini|debug|panther|iis)"
     r"|system32[/\\]+(?:drivers|config|cmd)|win\.ini|system\.ini|autoexec\.bat|ntuser\.dat|inetpub[/\\]|sam$"
     r"|web-inf[/\\]|meta-inf[/\\]|web\.config|global\.asax|\.htaccess|\.htpasswd|\.git[/\\]|\.svn[/\\]|\.env(?:$|\.)"
     r"|\.aws[/\\]|\.ssh[/\\]|id_[dr]sa|authorized_keys|\.bash_history|\.mysql_history|wp-config|config\.inc\.php"
-    r"|root[/\\]\.|usr[/\\]+local[/\\]+(?:apache|etc|nginx)|opt[/\\]+lampp|xampp[/\\]|database\.yml|secrets\.yml)"
+    r"|tomcat-users\.xml|\.kube[/\\]|\.docker[/\\]|\.netrc|\.git-credentials|\.npmrc|root[/\\]\.|usr[/\\]+local[/\\]+(?:apache|etc|nginx|tomcat)|opt[/\\]+lampp|xampp[/\\]|database\.yml|secrets\.yml)"
 )
 _OUT_OF_BAND = (
     r"(?:burpcollaborator\.net|oastify\.com|oast\.(?:me|fun|live|pro|site|online|today)|interact\.sh|interactsh"
     r"|dnslog\.\w+|ceye\.io|bxss\.\w+|xss\.ht|requestbin\.\w+|canarytokens\.\w+|ezxss|webhook\.site|pipedream\.net)"
+)
+_FUNCTIONS = (
+    r"sleep|pg_sleep|benchmark|ascii|substr(?:ing)?|mid|char(?:_length)?|ord|hex|unhex|conv|if|iif|ifnull|isnull|nullif"
+    r"|exists|select|database|schema|version|user|current_\w+|session_user|system_user|suser_\w+|db_name|host_name"
+    r"|extractvalue|updatexml|row|elt|load_file|json_\w+|count|sum|coalesce|cast|convert|concat_ws|group_concat|left"
+    r"|right|lower|upper|strcmp|find_in_set|instr|locate|position|to_char|to_number|dbms_\w+|utl_\w+|ctxsys\w*|xmltype"
+    r"|regexp\w*|bin|rand\w*|len|has_dbaccess|is_srvrolemember|typeof|glob|unicode|likely|randomblob|md5|sha[12]?|now"
+    r"|sysdate|gtid_\w+|greatest|least|make_set|bit_\w+|st_\w+|polygon|multipoint|linestring|geometry\w*|inet_\w+|uuid"
+    r"|name_const|quote|reverse|repeat|space|chr|nvl2?|decode|rownum|xp_\w+|sp_\w+|pg_\w+|lo_\w+|query_to_xml"
 )
 _LITERAL = r"(?:'[^']*'?|\"[^\"]*\"?|\d+|0x[0-9a-f]+)"
 _OPERATORS = (
@@ -81,7 +76,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "sql.schema",
         "sql",
         5,
-        r"\b(?:information_schema|pg_catalog|pg_shadow|pg_user|sysobjects|syscolumns|sysusers|sqlite_master|all_tables"
+        r"\b(?:information_schema\s*[.`]|pg_catalog|pg_shadow|pg_user|sysobjects|syscolumns|sysusers|sqlite_master|all_tables"
         r"|all_tab_columns|user_tables|msysaccessobjects|master\.\.|sys\.(?:tables|objects|user\$|databases)|v\$version"
         r"|mysql\.user|innodb_table_stats|table_schema|rdb\$)",
     ),
@@ -97,13 +92,15 @@ SIGNATURES: tuple[Signature, ...] = (
         "sql.function",
         "sql",
         5,
-        r"\b(?:sleep|pg_sleep|benchmark|randomblob)\s*\(\s*['\"]?\d|\bwaitfor\s+(?:delay|time)\b"
+        r"\b(?:sleep|pg_sleep|randomblob)\s*\(\s*['\"]?\d+(?:\.\d+)?['\"]?\s*(?:$|,|\)\s*(?:$|[)'\"#;,&|+*/=<>-]|\b(?:and|or|as|from|limit)\b))"
+        r"|\bbenchmark\s*\(\s*['\"]?\d|\bwaitfor\s+(?:delay|time)\b"
         r"|\b(?:extractvalue|updatexml|load_file|group_concat|json_depth|json_extract|json_keys|gtid_subset|xmltype|ctxsys"
         r"|utl_inaddr|utl_http|dbms_\w+\.|sys_context|fn_varbintohexstr|char_length|exp\(~|geometrycollection|polygon"
         r"|multipoint|linestring|name_const|row_count|found_rows|last_insert_id|quote_literal|current_setting"
         r"|query_to_xml|database_to_xml|lo_import|dblink|xp_cmdshell|xp_dirtree|xp_regread|sp_oacreate|sp_executesql"
         r"|sp_password|openrowset|opendatasource|make_set|elt|ordsys|chr|nchar|unhex|hex|ascii|substr|substring|mid"
-        r"|concat|concat_ws|cast|convert|ifnull|nvl|if|iif)\s*\([^)]*(?:select\b|\|\||0x[0-9a-f]{2}|char\(|chr\(|user\(|version\(|database\(|@@|floor\(rand)"
+        r"|concat|concat_ws|cast|convert|ifnull|nvl)\s*\([^)]*(?:select\b|\|\||0x[0-9a-f]{2}|char\(|chr\(|user\(|version\(|database\(|@@|floor\(rand)"
+        r"|\b(?:if|iif)\s*\([^)]*(?:select\b|0x[0-9a-f]{2}|char\(|chr\(|user\(|version\(|database\(|@@|floor\(rand|sleep)"
         r"|\b(?:extractvalue|updatexml|load_file|group_concat|json_depth|gtid_subset|utl_inaddr\.\w+|utl_http\.\w+|dbms_(?:pipe|lock"
         r"|xmlgen|ldap|java|utility|xmlquery)\.\w+|xp_cmdshell|xp_dirtree|sp_executesql|fn_varbintohexstr|pg_read_file|pg_ls_dir)\b"
         r"|@@(?:version|hostname|datadir|basedir|servername|language)\b|\binto\s+(?:out|dump)file\b",
@@ -128,7 +125,11 @@ SIGNATURES: tuple[Signature, ...] = (
         + _LITERAL,
     ),
     Signature(
-        "sql.continued", "sql", 5, r"['\"]\s*\)*\s*\b(?:and|or|xor)\s+(?:not\s+)?[(\s]*[a-z_]{2,30}\(", soft=True
+        "sql.continued",
+        "sql",
+        5,
+        r"['\"]\s*\)*\s*\b(?:and|or|xor)\s+(?:not\s+)?[(\s]*(?:" + _FUNCTIONS + r")\s*\(",
+        soft=True,
     ),
     Signature(
         "sql.statement",
@@ -145,9 +146,9 @@ SIGNATURES: tuple[Signature, ...] = (
         5,
         r"^[^\w]*-?\d+[\s)+]*(?:and|or|xor|\|\||&&|having|where)[\s+(]*(?:not\s+)?"
         + _LITERAL
-        + r"\s*\)*\s*(?:<=>|<>|!=|=|<|>|like\b|rlike\b|is\b|in\b|between\b)\s*[(]*(?:"
+        + r"\s*\)*\s*(?:<=>|<>|!=|=|<|>|like\b|rlike\b|is\b|in\b|between\b)\s*[(]*(?:\(?select\b|(?:"
         + _LITERAL
-        + r"|\(?select\b|null\b|true\b)",
+        + r"|null\b|true\b)\s*(?:$|[)#;'\"`|&+*/-]|\b(?:and|or|xor|union|order|group|limit|having|waitfor|sleep|into)\b))",
     ),
     Signature(
         "sql.stacked",
@@ -239,7 +240,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "xss.call",
         "xss",
         5,
-        r"^[\s\"'`;,:)}\]+*/\\&|%(-]*\(?\s*(?:alert|confirm|prompt|eval|print|settimeout|setinterval)\s*\)?\s*(?:\?\.)?\s*(?:\.\s*(?:call|apply|bind)\s*)?[(`][^\s]?",
+        r"^[\s\"'`;,:)}\]+*/\\&|%(-]*\(?\s*(?:alert|confirm|prompt|eval|settimeout|setinterval)\s*\)?\s*(?:\?\.)?\s*(?:\.\s*(?:call|apply|bind)\s*)?(?:`|\(\s*[^\s)]|\(\s*\)\s*(?:$|[^\sa-z]))",
     ),
     Signature(
         "xss.code",
@@ -251,7 +252,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "xss.global",
         "xss",
         5,
-        r"\b(?:document|window|self|top|parent|this|globalthis|frames)\s*(?:\?\.)?\[\s*[\"'`/(]|\bdocument\s*(?:\?\.)?\.\s*(?:cookie|domain|write(?:ln)?\s*\()|\b(?:eval|settimeout|setinterval|function)\s*\(\s*(?:atob|string\.fromcharcode|unescape|location|name|document)\b|string\.fromcharcode\s*\(\s*\d+\s*,|\.constructor\s*\(\s*[\"'`]|\[\s*[\"']constructor[\"']\s*\]|(?:window|self|top)\.(?:alert|eval|onerror|location\s*=)",
+        r"\b(?:document|window|self|top|parent|this|globalthis|frames)\s*(?:\?\.)?\[\s*[\"'`/(]|\bdocument\s*(?:\?\.)?\.\s*(?:(?:cookie|domain)\s*(?:$|[^\sa-z0-9])|write(?:ln)?\s*\()|\b(?:eval|settimeout|setinterval|function)\s*\(\s*(?:atob|string\.fromcharcode|unescape|location|name|document)\b|string\.fromcharcode\s*\(\s*\d+\s*,|\.constructor\s*\(\s*[\"'`]|\[\s*[\"']constructor[\"']\s*\]|(?:window|self|top)\.(?:alert|eval|onerror|location\s*=)",
         soft=True,
     ),
     Signature(
@@ -292,15 +293,15 @@ SIGNATURES: tuple[Signature, ...] = (
         "path.odd",
         "traversal",
         5,
-        r"\.{2};/|\.{4,}[/\\]{2,}|\.\.%(?:2f|5c|c0|c1|u|25)|(?:\.\.\x2f|\.\.\\){2,}\.\.|\.\.[\x{c0}\x{af}\x{fffd}]+",
+        r"\.{2};/|\.\.[\x01-\x08\x0b-\x1f]+[/\\]|\.\.[\r\n]+[/\\]|\.{4,}[/\\]{2,}|\.\.%(?:2f|5c|c0|c1|u|25)|(?:\.\.\x2f|\.\.\\){2,}\.\.|\.\.[\x{c0}\x{af}\x{fffd}]+",
     ),
     Signature(
         "path.file",
         "traversal",
         5,
-        r"^(?:file:|[a-z]:)?[/\\.]+"
+        r"^@?(?:file:|[a-z]:)?[/\\.]+"
         + _FILES
-        + r"|^(?:etc/(?:passwd|shadow)|\.env|\.htaccess|\.htpasswd)$|^\W{0,4}(?:[a-z]:)[/\\]+(?:windows|winnt|boot\.ini|inetpub)\b|^\\\\[\w.:\[\]-]+\\\w{1,20}\$",
+        + r"[^ ]*(?:$|[\t\r\n\"'`;|&])|^(?:etc/(?:passwd|shadow)|\.env|\.htaccess|\.htpasswd)$|^\W{0,4}(?:[a-z]:)[/\\]+(?:windows|winnt|boot\.ini|inetpub)\b|^\\\\[\w.:\[\]-]+\\\w{1,20}\$",
     ),
     Signature(
         "path.system",
@@ -335,9 +336,9 @@ SIGNATURES: tuple[Signature, ...] = (
         "cmd.vague",
         "command",
         5,
-        r"(?:;|\|{1,2}|&&?|^[^\s]*[\r\n]|`|\$\()\s*(?:/?(?:usr/)?s?bin/)?"
+        r"(?:;|\|{1,2}|&&?|^(?:[^\s#][^\s]*)?[\r\n]|`|\$\()\s*(?:(?:sleep|timeout|ping6?|kill|head|tail|exit)\s+-?\d+(?:\.\d+\.\d+\.\d+)?\s*(?:[;|&`)#\n]|$)|(?:/?(?:usr/)?s?bin/)?"
         + _VAGUE
-        + r"(?:\s+-{1,2}[a-z]|\s+/(?:etc|bin|usr|tmp|var|home|root|proc|dev|opt)?\b|\s+[a-z]:\\|\s+[\w.-]*/[\w./*-]+|\s*>{1,2}\s*[\w./&]|\s+[\"'$%*~?]|\s*<|\+-|\+/|\s+\d+(?:\.\d+\.\d+\.\d+)?\s*(?:[;|&`)#\n]|$)|\s+[\w.-]+\.(?:txt|php|sh|py|pl|conf|ini|log|exe|bat|asp|jsp|cgi|cfg|xml)\b)",
+        + r"(?:\s+-{1,2}[a-z]|\s+/(?:etc|bin|usr|tmp|var|home|root|proc|dev|opt)?\b|\s+[a-z]:\\|\s+[\w.-]*/[\w./*-]+|\s*>{1,2}\s*[\w./&]|\s+[\"'$%*~?]|\s*<|\+-|\+/|\s+\d+\.\d+\.\d+\.\d+\s*(?:[;|&`)#\n]|$)|\s+[\w.-]+\.(?:txt|php|sh|py|pl|conf|ini|log|exe|bat|asp|jsp|cgi|cfg|xml)\b))",
     ),
     Signature(
         "cmd.bare",
@@ -399,7 +400,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "cmd.line",
         "command",
         5,
-        r"^\s*(?:sleep\s+\d+|ls\s+-\w+(?:\s|$)|netstat\s+-\w+|ipconfig\s*/\w+|ifconfig(?:\s|$)|ping\s+-\w\s*\d+|net\s+(?:user|view|localgroup|share|start)(?:\s*$|\s.*/\w)|nc\s+-\w+|perl\s+-e\b|python[23]?\s+-c\b|php\s+-r\b|ruby\s+-r?e\b|reg\s+(?:add|query)\s|dir\s+[a-z]:\\|whoami(?:\s|$)|uname\s+-\w|cat\s+\S*/\S+|netsh\s+\w+\s+\w+|(?:wget|curl)\s+(?:-\w+\s+)*(?:https?://|ftp://)\S+\s*$|ps\s+-?aux|id;|chmod\s+[0-7+]|rm\s+-r?f|/?(?:usr/)?bin/(?:id|ls|cat|sh|bash|whoami|nc|perl|python|uname|ping)\b)\s*",
+        r"^\s*(?:sleep\s+\d+\s*(?:$|[;&|#])|ls\s+-\w+(?:\s+[/~.*]\S*)*\s*(?:$|[;&|>])|netstat\s+-\w+|ipconfig\s*/\w+|ifconfig(?:\s|$)|ping\s+-\w\s*\d+|net\s+(?:user|view|localgroup|share|start)(?:\s*$|\s.*/\w)|nc\s+-\w+|perl\s+-e\b|python[23]?\s+-c\b|php\s+-r\b|ruby\s+-r?e\b|reg\s+(?:add|query)\s|dir\s+[a-z]:\\|whoami(?:\s|$)|uname\s+-\w|cat\s+\S*/\S+|netsh\s+\w+\s+\w+|(?:wget|curl)\s+(?:-\w+\s+)*(?:https?://|ftp://)\S+\s*$|ps\s+-?aux|id;\s*(?:$|(?:uname|ls|cat|whoami|pwd|echo|id)\b)|chmod\s+[0-7+]|rm\s+-r?f|/?(?:usr/)?bin/(?:id|ls|cat|sh|bash|whoami|nc|perl|python|uname|ping)\b)\s*",
         places=SHORT | WRITTEN,
     ),
     # Code of other languages
@@ -421,7 +422,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "java.code",
         "java",
         5,
-        r"\bjava\.lang\.(?:runtime|processbuilder|class|system|thread|process|classloader|reflect|math)\b|\bruntime\s*\.\s*getruntime|getruntime\s*\(|\bprocessbuilder\s*\(|\bclass\s*\.\s*(?:module|classloader|forname|protectiondomain)|\.classloader\b|getclass\s*\(\s*\)|\bjavax\.(?:script|naming|management|el)\b|\bfreemarker\.template\.utility|com\.sun\.(?:rowset|org\.apache)|org\.apache\.(?:commons\.(?:collections|fileupload|io)|xalan|wicket|naming|catalina)|org\.springframework\.(?:context|beans|core|expression)|\bognl\.|#_?memberaccess|@java\.|#context\b|xwork\.|multipartrequestwrapper|\bt\s*\(\s*java\.|<java\b[^>]*class=|scriptenginemanager",
+        r"\bjava\.lang\.(?:runtime|processbuilder|class|system|process|classloader)\b(?:\s*[.@(\[]|\s*$|[\"'])|\bruntime\s*\.\s*getruntime|getruntime\s*\(|\bprocessbuilder\s*\(|\bclass\s*\.\s*(?:module|classloader|forname|protectiondomain)|\.classloader\b|getclass\s*\(\s*\)|\bjavax\.(?:script|naming|management|el)\b|\bfreemarker\.template\.utility|com\.sun\.(?:rowset|org\.apache)|org\.apache\.(?:commons\.(?:collections|fileupload|io)|xalan|wicket|naming|catalina)|org\.springframework\.(?:context|beans|core|expression)|\bognl\.|#_?memberaccess|@java\.|#context\b|xwork\.|multipartrequestwrapper|\bt\s*\(\s*java\.|<java\b[^>]*class=|scriptenginemanager",
     ),
     Signature("java.object", "java", 5, r"(?:^|[=:\s])ro0ab[qxn][a-z0-9+/]{8}|\baced0005[0-9a-f]{4}"),
     Signature(
@@ -440,7 +441,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "python.code",
         "python",
         5,
-        r"__(?:class|import|globals|builtins|subclasses|mro|bases?|init|reduce|getattribute|code|dict)__|!!python/|\bos\s*\.\s*(?:system|popen|exec\w*|spawn\w*)\s*\(|\bsubprocess\s*\.\s*(?:popen|call|run|check_output|getoutput)|\b(?:pickle|marshal|yaml)\.loads?\s*\(|\beval\s*\(\s*compile\s*\(|cos\nsystem\n|\bimport\s+(?:os|subprocess|socket|pty)\s*[;\n]|\bpty\.spawn",
+        r"__(?:class|import|globals|builtins|subclasses|mro|bases?|reduce|getattribute|code|dict)__|__init__\s*[.\[(]\s*(?:_|['\"])|!!python/|\bos\s*\.\s*(?:system|popen|exec\w*|spawn\w*)\s*\(|\bsubprocess\s*\.\s*(?:popen|call|run|check_output|getoutput)|\b(?:pickle|marshal|yaml)\.loads?\s*\(|\beval\s*\(\s*compile\s*\(|cos\nsystem\n|\bimport\s+(?:os|subprocess|socket|pty)\s*;|\bpty\.spawn",
     ),
     Signature(
         "asp.code",
@@ -509,7 +510,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "xpath",
         "xpath",
         5,
-        r"\b(?:count|name|string-length|substring|position|local-name|starts-with|contains|string|node|text|normalize-space)\s*\(\s*(?:/|\(?//|\w+::|\.\.?/|\*|parent|child)|\b(?:ancestor|ancestor-or-self|descendant|descendant-or-self|following|following-sibling|preceding|preceding-sibling|child|parent|attribute|self)::(?:node\(|\*|\w)|['\"\]]\s*\]?\s*\|\s*(?:/|\(|//)\s*[\w/*\[]|\bposition\s*\(\s*\)\s*[=<>]|^//\*|\]\s*\|\s*//|\bdoc\s*\(\s*[\"'(]|['\"]\s*(?:or|and)\s+(?:count|string-length|name|substring|not)\s*\(",
+        r"\bcount\s*\(\s*(?:/|\(?//|\w+::|\.\.?/|parent|child)|\b(?:name|string-length|substring|position|local-name|starts-with|contains|string|node|text|normalize-space)\s*\(\s*(?:/|\(?//|\w+::|\.\.?/|\*|parent|child)|\b(?:ancestor|ancestor-or-self|descendant|descendant-or-self|following|following-sibling|preceding|preceding-sibling|child|parent|attribute|self)::(?:node\(|\*|\w)|['\"\]]\s*\]?\s*\|\s*(?:/|\(|//)\s*[\w/*\[]|\bposition\s*\(\s*\)\s*[=<>]|^//\*|\]\s*\|\s*//|\bdoc\s*\(\s*[\"'(]|['\"]\s*(?:or|and)\s+(?:count|string-length|name|substring|not)\s*\(",
     ),
     Signature(
         "xml.entity",
@@ -583,4 +584,6 @@ SIGNATURES: tuple[Signature, ...] = (
     Signature("meta.quote", "meta", 2, r"['\"`]", level=3),
     Signature("meta.markup", "meta", 2, r"[<>]", level=3),
     Signature("meta.shell", "meta", 2, r"[;|$\\]", level=3),
+    *DIALECTS,
+    *PROBES,
 )

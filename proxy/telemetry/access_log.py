@@ -203,7 +203,8 @@ def _unusual(exchange: Exchange) -> bytes:
         fields["failure"] = exchange.failure
     if exchange.verdicts:
         fields["verdicts"] = [
-            {"rule": v.rule, "reason": v.reason, "enforced": v.enforced} | ({"detail": v.detail} if v.detail else {})
+            {"rule": v.rule, "reason": v.reason, "enforced": v.enforced}
+            | ({"detail": v.detail or v.why} if v.detail or v.why else {})
             for v in exchange.verdicts
         ]
     if exchange.websocket:

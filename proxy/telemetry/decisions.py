@@ -45,7 +45,7 @@ class Decisions:
             "retry_after": rejection.retry_after,
             "filters": trace(exchange),
             "verdicts": [
-                {"rule": one.rule, "reason": one.reason, "enforced": one.enforced, "detail": one.detail}
+                {"rule": one.rule, "reason": one.reason, "enforced": one.enforced, "detail": one.detail or one.why}
                 for one in exchange.verdicts
             ],
             "limits": limits_of(exchange),

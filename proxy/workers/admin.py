@@ -68,6 +68,7 @@ class ParentAdmin:
                 web.post("/reload", self._reload),
                 web.get("/decisions", self._decisions),
                 web.get("/decisions/{id}", self._decision),
+                web.get("/shadow", self._shadow),
                 web.get("/limits", self._limits),
                 web.get("/limits/usage", self._usage),
                 web.post("/quitquitquit", self._quit),
@@ -210,6 +211,22 @@ class ParentAdmin:
         found = [row for one in await self._all(request) for row in (one.json or {}).get("decisions", ())]
         found.sort(key=lambda row: float(row["time"]), reverse=True)
         return web.json_response({"decisions": found[: int(top) if top.isdigit() else 50]})
+
+    async def _shadow(self, request: web.Request) -> web.Response:
+        top = request.query.get("top", "50")
+        added: dict[tuple[str, ...], dict[str, Any]] = {}
+        for one in [said for said in await self._all(request) if said.status == 200]:
+            for row in one.json["findings"]:
+                of = (row["route"], row["rule"], row["reason"], row["detail"])
+                before = added.get(of)
+                if before is None:
+                    added[of] = row
+                    continue
+                newest = max(before, row, key=lambda each: float(each["last"]))
+                first = min(before["first"], row["first"])
+                added[of] = {**newest, "count": before["count"] + row["count"], "first": first}
+        found = sorted(added.values(), key=lambda each: -int(each["count"]))
+        return web.json_response({"findings": found[: int(top) if top.isdigit() else 50]})
 
     async def _decision(self, request: web.Request) -> web.Response:
         said = await self._all(request)

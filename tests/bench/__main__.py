@@ -191,19 +191,21 @@ def bearer() -> str:
     return "Authorization: Bearer " + jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(SECRET))
 
 
-def load(port: int, connections: int, seconds: int, scheme: str = "http") -> str:
+def load(port: int, connections: int, seconds: int, scheme: str = "http", script: Path | None = None) -> str:
     command = ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
-    command += ["-H", bearer()]
+    command += ["-H", bearer(), *(["-s", str(script)] if script else [])]
     done = subprocess.run(
         [*command, f"{scheme}://127.0.0.1:{port}/api/customers/65f1c0ffee"], capture_output=True, text=True, check=True
     )
     return done.stdout
 
 
-def measure(name: str, pid: int, port: int, connections: int, seconds: int, scheme: str = "http") -> Row:
-    load(port, connections, 2, scheme)
+def measure(
+    name: str, pid: int, port: int, connections: int, seconds: int, scheme: str = "http", script: Path | None = None
+) -> Row:
+    load(port, connections, 2, scheme, script)
     before, _ = accounting(pid)
-    output = load(port, connections, seconds, scheme)
+    output = load(port, connections, seconds, scheme, script)
     after, resident = accounting(pid)
     counted = re.search(r"(\d+) requests in", output)
     latency = {one[0]: milliseconds(one[1]) for one in re.findall(r"^\s+(50|99)%\s+(\S+)\s*$", output, re.MULTILINE)}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.inspect.bodies import BodyTerms, Malformed, inflated, parts_of
+from proxy.inspect.bodies import BodyTerms, Malformed, inflated, parts_of, read_body
 from proxy.inspect.json_check import JsonTerms, check_json
 from proxy.inspect.parts import of_json
 
@@ -186,3 +186,45 @@ def test_any_bytes_are_read_or_refused(body: bytes, kind: bytes) -> None:
         parts_of(kind, body, TERMS, strict=True)
     except Malformed as error:
         assert error.status in (400, 413, 415)
+
+
+def cut(kind: bytes, body: bytes) -> list[tuple[str, str]]:
+    found = read_body({b"content-type": kind}, body, BodyTerms(), strict=False, cut=True)
+    return [(one.place, one.value) for one in found if not one.key and not one.only]
+
+
+def test_of_a_body_that_is_cut_whole_parts_are_read_and_bytes_are_no_text() -> None:
+    """A picture of a megabyte is one, however far it was read."""
+    rest = b"".join(bytes([at % 256, (at * 7) % 256, (at * 13) % 256]) for at in range(60_000))
+    for head, magic in ((b"image/jpeg", b"\xff\xd8\xff"), (b"application/zip", b"PK\x03\x04"), (b"image/png", b"no")):
+        body = (
+            b'--xyz\r\nContent-Disposition: form-data; name="note"\r\n\r\n<script>x</script>\r\n'
+            b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n'
+            b"Content-Type: " + head
+            + b"\r\n\r\n" + magic + rest
+        )  # fmt: skip
+        assert cut(MULTIPART, body) == [("multipart", "<script>x</script>"), ("multipart", "a.jpg")]
+        assert cut(MULTIPART, body + b"\r\n--xyz\r\nContent-Disp")[:1] == [("multipart", "<script>x</script>")]
+
+
+def test_of_json_that_is_cut_whole_strings_are_read() -> None:
+    body = b'{"a": "one\\n", "picture": "' + b"aGVsbG8g" * 5000
+    assert cut(JSON, body)[:3] == [("json", "a"), ("json", "one\n"), ("json", "picture")]
+    assert cut(b"application/octet-stream", b"\x00\xff" * 500) == []
+
+
+@pytest.mark.parametrize(
+    "start", [b"<?php system($_GET['c']);?>", b"<% eval request %>", b"\xac\xed\x00\x05sr\x00\x11"]
+)
+def test_bytes_that_a_server_would_run_are_looked_at(start: bytes) -> None:
+    assert [place for place, _ in values(b"application/octet-stream", start)] != []
+    assert values(b"application/octet-stream", b"\x00\x01" + start) == []
+
+
+def test_a_vector_image_is_a_document() -> None:
+    body = (
+        b'--xyz\r\nContent-Disposition: form-data; name="f"; filename="a.svg"\r\n'
+        b"Content-Type: image/svg+xml\r\n\r\n"
+        b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><svg>&e;</svg>\r\n--xyz--\r\n'
+    )
+    assert any("<!ENTITY" in value for _, value in values(MULTIPART, body))

@@ -116,7 +116,9 @@ async def test_over_the_proxy(serve: Start, upstream: ScriptedUpstream, log: tup
             found += lines()
     passed, refused = found
     assert passed["request_id"] == fields["x-request-id"]
-    assert passed["verdicts"] == [{"rule": "all.ip", "reason": "forbidden", "enforced": False}]
+    assert passed["verdicts"] == [
+        {"rule": "all.ip", "reason": "forbidden", "enforced": False, "detail": "this client address has no access"}
+    ]
     assert passed["upstream_ms"] >= 0
     assert "secret" not in str(passed)
     assert (refused["status"], refused["rejection"]) == (400, "ambiguous-target")
