@@ -212,10 +212,25 @@ class FilterChain:
     def _after(self, after: int) -> list[tuple[int, Callable[[Exchange], Wait]]]:
         return [(index, hook) for index, hook in self._requests if index > after]
 
-    async def on_client_payload(self, exchange: Exchange, payload: Payload) -> None:
-        for hook in self.client_payload:
+    def on_client_payload(self, exchange: Exchange, payload: Payload) -> Awaitable[None] | None:
+        """None where no hook had to wait; else what waits for it, and for those after it."""
+        hooks = self.client_payload
+        for index, hook in enumerate(hooks):
             if (waiting := hook(exchange, payload)) is not None:
-                await waiting
+                return self._judge_payload(waiting, hooks[index + 1 :], exchange, payload)
+        return None
+
+    async def _judge_payload(
+        self,
+        waiting: Awaitable[None],
+        hooks: tuple[Callable[[Exchange, Payload], Awaitable[None] | None], ...],
+        exchange: Exchange,
+        payload: Payload,
+    ) -> None:
+        await waiting
+        for hook in hooks:
+            if (following := hook(exchange, payload)) is not None:
+                await following
 
     async def on_upstream_payload(self, exchange: Exchange, payload: Payload) -> None:
         for hook in self.upstream_payload:

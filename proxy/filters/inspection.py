@@ -110,7 +110,7 @@ class Inspection(Filter):
         index, malformed = exchange.headers.index, None
         if self._validation is not None and whole:
             try:
-                parts = read_body(index, body, self.terms.body, strict=True)
+                parts = read_body(index, body, self.terms.body, strict=True, looks=self._detection is not None)
             except Malformed as error:
                 malformed = error
                 if self._validation.mode is Mode.ENFORCE or self._detection is None:

@@ -86,10 +86,10 @@ def media_type(value: bytes) -> MediaType:
 
 
 def read_body(
-    index: Mapping[bytes, bytes], body: bytes, terms: BodyTerms, *, strict: bool, cut: bool = False
+    index: Mapping[bytes, bytes], body: bytes, terms: BodyTerms, *, strict: bool, cut: bool = False, looks: bool = True
 ) -> list[Part]:
     """A body by its header fields (names in lower case), its first bytes where `cut`. Raises Malformed where `strict`;
-    else what is not what it says is read as it is, as text."""
+    else what is not what it says is read as it is, as text. Unless one `looks` at them, JSON's parts are left out."""
     encoding = index.get(b"content-encoding", b"").strip().lower()
     if encoding not in (b"", b"identity"):
         try:
@@ -100,7 +100,7 @@ def read_body(
     content_type = index.get(b"content-type", b"")
     if cut:
         return list(_cut(content_type, body, terms))
-    return parts_of(content_type, body, terms, strict=strict)
+    return parts_of(content_type, body, terms, strict=strict, looks=looks)
 
 
 def _cut(content_type: bytes, body: bytes, terms: BodyTerms) -> Iterator[Part]:
@@ -127,13 +127,16 @@ def _cut(content_type: bytes, body: bytes, terms: BodyTerms) -> Iterator[Part]:
         yield from unfolded("text", "", text)
 
 
-def parts_of(content_type: bytes, body: bytes, terms: BodyTerms, *, strict: bool) -> list[Part]:
+def parts_of(content_type: bytes, body: bytes, terms: BodyTerms, *, strict: bool, looks: bool = True) -> list[Part]:
     """Raises Malformed; where not `strict`, what can't be read by its media type is read as text."""
     try:
         kind = media_type(content_type)
         charset = kind.parameters.get(b"charset", b"utf-8").lower()
         if charset not in (b"utf-8", b"utf8", b"us-ascii", b"ascii"):
             raise Malformed("charset", "the body is in another charset than UTF-8", status=415)
+        if kind.name == b"application/json" or kind.name.endswith(b"+json"):
+            found = _json(body, terms)
+            return of_json("json", "", found) if looks else []
         return list(_read(kind, body, terms, strict=strict))
     except Malformed:
         if strict:
@@ -145,9 +148,7 @@ def parts_of(content_type: bytes, body: bytes, terms: BodyTerms, *, strict: bool
 
 def _read(kind: MediaType, body: bytes, terms: BodyTerms, *, strict: bool) -> Iterator[Part]:
     name = kind.name
-    if name == b"application/json" or name.endswith(b"+json"):
-        yield from of_json("json", "", _json(body, terms))
-    elif name == b"application/x-www-form-urlencoded":
+    if name == b"application/x-www-form-urlencoded":
         yield from _form(body, terms)
     elif name == b"multipart/form-data":
         yield from _multipart(kind, body, terms, strict=strict)

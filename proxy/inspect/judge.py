@@ -47,6 +47,13 @@ class Scored:
     findings: tuple[Finding, ...]
 
 
+def plain_names(names: str) -> bool:
+    """Whether nothing can be found in names of which these are all the letters."""
+    if not names.isascii() or "__proto__" in names or "prototype" in names:
+        return False
+    return names.replace("_", "").replace("-", "").isalnum()
+
+
 class Judge:
     """Scores values; shared by the filter, the rules on messages and the command line."""
 
@@ -78,6 +85,9 @@ class Judge:
         texts = [one.value for one in found if not one.key and one.place not in ONE_LINE]
         if len(texts) >= TOGETHER_FROM and sum(map(len, texts)) <= TOGETHER_MOST and self._detector.harmless(texts):
             found = [one for one in found if one.key or one.place in ONE_LINE]
+        names = "".join([one.value for one in found if one.key])
+        if names and plain_names(names):
+            found = [one for one in found if not one.key]
         for part in found:
             short = len(part.value) < SHORTEST and part.value.isalnum() and part.value.isascii()
             if part.value and (not short or part.place == "agent"):

@@ -141,15 +141,28 @@ class Forwarder(Judged):
         """Judge the whole body. The fields change on a copy: the client's next request may mean the same ones again."""
         exchange, upload = self._current(), self.upload
         upload.collecting = False
-        payload = Payload(upload.whole())
+        whole = upload.whole()
+        payload = Payload(whole)
 
-        async def judge() -> None:
-            await self._route.chain.on_client_payload(exchange, payload)
+        def judged() -> None:
+            as_it_came = payload.data is whole and upload.length == len(whole)
             upload.replace(payload.data)
-            exchange.headers = Headers(list(exchange.headers.pairs))
-            exchange.headers.set(b"content-length", b"%d" % upload.length)
+            if not as_it_came:
+                exchange.headers = Headers(list(exchange.headers.pairs))
+                exchange.headers.set(b"content-length", b"%d" % upload.length)
+            self._onward()
 
-        self._spawn(judge(), self._onward)
+        try:
+            waiting = self._route.chain.on_client_payload(exchange, payload)
+        except (Rejection, Answered) as outcome:
+            self._conclude(outcome)
+        except Exception:
+            self._defect()
+        else:
+            if waiting is not None:
+                self._spawn(waiting, judged)
+            else:
+                judged()
 
     def on_client_data(self, data: bytes) -> None:
         exchange, upload = self._current(), self.upload
