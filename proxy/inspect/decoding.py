@@ -119,7 +119,9 @@ def squeezed(text: str) -> str:
 
 def from_base64(text: str) -> str | None:
     """What it says, where it is Base64 of text; a plus may have become a space."""
-    if not 8 <= len(text) <= MAX_BASE64 or not _BASE64.fullmatch(text) or (" " in text and not _RUN.search(text)):
+    if not 8 <= len(text) <= MAX_BASE64 or "." in text or "," in text:
+        return None
+    if (" " in text and not _RUN.search(text)) or not _BASE64.fullmatch(text):
         return None
     raw = text.rstrip("=").replace("-", "+").replace("_", "/").replace(" ", "+")
     if len(raw) % 4 == 1:
