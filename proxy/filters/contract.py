@@ -73,7 +73,8 @@ class ContractCheck(RuleFilter):
             taken = ", ".join(operation.bodies)
             self._rule.refuse(exchange, UnsupportedMediaType(f"this operation takes {taken}"))
             return None
-        if check is None or not (kind == "application/json" or kind.endswith("+json")):
+        form = operation.forms.get(kind)
+        if check is None or not (form is not None or kind == "application/json" or kind.endswith("+json")):
             return None
         if exchange.headers.index.get(b"content-encoding", b"identity").strip().lower() not in (b"", b"identity"):
             self._rule.refuse(exchange, UnsupportedMediaType("a compressed body can't be checked by the contract"))
@@ -81,7 +82,7 @@ class ContractCheck(RuleFilter):
 
         def judged(data: bytes) -> Violation | None:
             try:
-                return check(orjson.loads(data))
+                return check(form.value(data.decode("utf-8", "replace")) if form else orjson.loads(data))
             except orjson.JSONDecodeError:
                 return Violation("", "is no JSON")
 

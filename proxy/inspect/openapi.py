@@ -12,6 +12,7 @@ import jsonschema_rs
 
 from proxy.inspect.parts import pairs
 
+FORM = "application/x-www-form-urlencoded"
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch")
 _INTEGER = re.compile(r"-?\d{1,30}")
 _NUMBER = re.compile(r"-?\d{1,30}(\.\d{1,30})?([eE][+-]?\d{1,3})?")
@@ -86,12 +87,38 @@ def _typed(text: str, kinds: frozenset[str]) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class FormShape:
+    """What a form's texts mean by the types of its schema's properties; `items` are those of arrays' members."""
+
+    kinds: Mapping[str, frozenset[str]]
+    items: Mapping[str, frozenset[str]]
+
+    def value(self, form: str) -> dict[str, Any]:
+        """As the schema sees it: a name that stands several times is an array, and so is what the schema calls one."""
+        given: dict[str, list[str]] = {}
+        for name, text in pairs(form):
+            given.setdefault(name, []).append(text)
+        made: dict[str, Any] = {}
+        for name, texts in given.items():
+            kinds = self.kinds.get(name, frozenset())
+            if "array" in kinds:
+                made[name] = [_typed(text, self.items.get(name, frozenset())) for text in texts]
+            elif len(texts) > 1:
+                made[name] = texts
+            else:
+                made[name] = _typed(texts[0], kinds)
+        return made
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     path: str
     method: str
     parameters: tuple[Parameter, ...]
     bodies: Mapping[str, Check]
     """By media type; ranges end with a star."""
+    forms: Mapping[str, FormShape]
+    """By media type, of forms."""
     body_required: bool
     query_names: frozenset[str]
     open_query: bool
@@ -201,10 +228,13 @@ def _operation(
             parameters[made.place, made.name] = made
     body = _resolved(document, given.get("requestBody") or {}, where)
     bodies: dict[str, Check] = {}
+    forms: dict[str, FormShape] = {}
     for name, content in (body.get("content") or {}).items():
+        if name.lower() == FORM:
+            forms[FORM] = _form_shape(document, content.get("schema", {}), where)
         bodies[name.lower()] = _check(document, content.get("schema", True), f"{where}.requestBody.{name}")
     return Operation(
-        path, method.upper(), tuple(parameters.values()), bodies, bool(body.get("required")),
+        path, method.upper(), tuple(parameters.values()), bodies, forms, bool(body.get("required")),
         frozenset(
             name + suffix for place, name in parameters if place == "query" for suffix in ("", "[]")
         ),
@@ -229,6 +259,19 @@ def _parameter(document: Mapping[str, Any], given: Mapping[str, Any], where: str
         given.get("explode", given.get("style", "form") == "form"),
         _check(document, schema, f"{where}.{name}"),
     )
+
+
+def _form_shape(document: Mapping[str, Any], schema: Any, where: str) -> FormShape:
+    plain = _resolved(document, schema, where) if isinstance(schema, dict) else {}
+    kinds: dict[str, frozenset[str]] = {}
+    items: dict[str, frozenset[str]] = {}
+    for part in (plain, *[_resolved(document, one, where) for one in plain.get("allOf", ())]):
+        for name, given in (part.get("properties") or {}).items():
+            one = _resolved(document, given, where) if isinstance(given, dict) else {}
+            kinds[name] = _kinds(one)
+            below = one.get("items")
+            items[name] = _kinds(_resolved(document, below, where)) if isinstance(below, dict) else frozenset()
+    return FormShape(kinds, items)
 
 
 def _kinds(schema: Mapping[str, Any]) -> frozenset[str]:

@@ -21,6 +21,10 @@ paths:
       requestBody:
         required: true
         content: {application/json: {schema: {type: object, required: [name], properties: {name: {type: string}}}}}
+  /find:
+    post:
+      requestBody:
+        content: {application/x-www-form-urlencoded: {schema: {type: object, properties: {page: {type: integer}}}}}
 """
 
 
@@ -54,8 +58,10 @@ def policy(tmp_path: Path) -> str:
         (request("POST /api/moves", b"a=b", "application/x-www-form-urlencoded"), 415),
         (request("POST /api/moves", b"x", more="Content-Encoding: gzip\r\n"), 415),
         (request("POST /api/moves"), 400),
+        (request("POST /api/find", b"page=2&q=x", "application/x-www-form-urlencoded; charset=utf-8"), 200),
+        (request("POST /api/find", b"page=two", "application/x-www-form-urlencoded"), 400),
     ],
-    ids=range(13),
+    ids=range(15),
 )
 async def test_contract(serve: Start, upstream: ScriptedUpstream, policy: str, sent: bytes, status: int) -> None:
     served = await serve(upstream.port, policies=policy)

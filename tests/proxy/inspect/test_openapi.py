@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.inspect.openapi import Contract, schema_check
+from proxy.inspect.openapi import FORM, Contract, schema_check
 
 DOCUMENT: dict[str, Any] = {
     "openapi": "3.0.3",
@@ -143,3 +143,55 @@ def test_what_is_told_holds_nothing_of_values(value: Any) -> None:
     found = schema_check({"type": "string", "maxLength": 3})(value)
     assert (found is None) == (isinstance(value, str) and len(value) <= 3)
     assert found is None or found.what in ("does not satisfy type", "does not satisfy maxLength")
+
+
+FORMS = Contract(
+    {
+        "openapi": "3.1.0",
+        "paths": {
+            "/find": {
+                "post": {
+                    "requestBody": {
+                        "content": {
+                            "application/x-www-form-urlencoded": {
+                                "schema": {
+                                    "type": "object",
+                                    "required": ["page"],
+                                    "additionalProperties": False,
+                                    "properties": {
+                                        "page": {"type": "integer", "minimum": 1},
+                                        "open": {"type": "boolean"},
+                                        "tags": {"type": "array", "items": {"type": "integer"}, "maxItems": 2},
+                                        "name": {"type": "string"},
+                                    },
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        },
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("page=2&open=true&tags=1&tags=2&name=7", None),
+        ("page=1&tags=5", None),
+        ("page=0", "/page does not satisfy minimum"),
+        ("page=x", "/page does not satisfy type"),
+        ("page=1&page=2", "/page does not satisfy type"),
+        ("open=true", " does not satisfy required"),
+        ("page=1&tags=1&tags=2&tags=3", "/tags does not satisfy maxItems"),
+        ("page=1&admin=1", " does not satisfy additionalProperties"),
+    ],
+)
+def test_forms_are_held_against_their_schema(form: str, expected: str | None) -> None:
+    operation, _, _ = FORMS.find("POST", "/find")
+    assert operation is not None
+    check = operation.body_check(FORM)
+    assert check is not None
+    found = check(operation.forms[FORM].value(form))
+    assert (None if found is None else f"{found.where} {found.what}") == expected
