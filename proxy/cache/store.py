@@ -94,6 +94,8 @@ class Entry:
     """When a soft purge met it: it is stale from then on, whatever it says itself."""
     parameters: frozenset[bytes] | None = None
     """Of the URL's query those that it was chosen by; None for all."""
+    arrived: int = 0
+    """The place of its head among all that came here."""
 
     def age(self, now: float) -> float:
         return self.kept.age + now - self.at
@@ -129,6 +131,7 @@ class Store:
         self.clock = clock
         self.size = 0
         self.pending = 0
+        self._arrivals = 0
         self.stats = StoreStats()
         self._variants: dict[Key, list[Entry]] = {}
         self._probation: OrderedDict[Entry, None] = OrderedDict()
@@ -174,6 +177,11 @@ class Store:
         self.pending += size
         self._shrink()
         return True
+
+    def arrival(self) -> int:
+        """Clocks have ticks, and two heads may come in one."""
+        self._arrivals += 1
+        return self._arrivals
 
     def let_go(self, size: int) -> None:
         self.pending -= size

@@ -159,6 +159,7 @@ class Ticket:
             self.key, (exchange.host, exchange.path, exchange.query), varies, response.status, response.reason,
             Headers(pairs), b"", kept, now, tags, 0, edge.route,
             tuple(pair for pair in headers.pairs if pair[0] in targets), parameters=terms.key.parameters,
+            arrived=edge.store.arrival(),
         )  # fmt: skip
         self._pieces = []
         return ""
@@ -205,7 +206,8 @@ class Ticket:
 
     def _is_newest(self, kept: Entry) -> bool:
         """Another's answer may have come later, and been whole sooner (RFC 9111 section 4)."""
-        return all(one.at < kept.at for one in self._edge.store.all_of(self.key) if one.varies == kept.varies)
+        there = self._edge.store.all_of(self.key)
+        return all(one.arrived < kept.arrived for one in there if one.varies == kept.varies)
 
     def _compare_bodies(self, body: bytes, now: float) -> None:
         """In shadow: would what is kept have been the right answer?"""
@@ -250,7 +252,7 @@ class Ticket:
         fresh = Entry(
             entry.key, entry.url, varies, entry.status, entry.reason, merged, body, kept or entry.kept, now,
             entry.tags, 0, entry.route, tuple(pair for pair in told.pairs if pair[0] in targets), entry.hits,
-            parameters=entry.parameters,
+            parameters=entry.parameters, arrived=store.arrival(),
         )  # fmt: skip
         fresh.size = size_of(fresh.url, merged, body, fresh.tags)
         if alive and (kept is not None or not authorized):

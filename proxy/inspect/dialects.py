@@ -72,7 +72,7 @@ DIALECTS: tuple[Signature, ...] = (
         5,
         _THEN
         + r"(?:ps\s+-?(?:aux|ef)\b|find\s+/\S*\s+-\w+|docker\s+(?:ps|exec|run|images|cp)\b|kubectl\s+\w+|kill\s+-\d+\s|expr\s+\d+\s|busybox\b"
-        r"|/bin/busybox\b|export\s*$|\$'\\?x|[a-z]=\w{1,8}\s*;\s*[a-z$])",
+        r"|/bin/busybox\b|export\s*$|\$'\\?x|[a-z]=\w{1,8}\s*;(?:\s*[a-z]=\w{1,8}\s*;){0,3}\s*\$[a-z])",
     ),
     Signature(
         "cmd.joined",
