@@ -177,7 +177,7 @@ class Proxy:
             reloader.on_revert.append(link.reverted)
             link.on_revert.append(reloader.revert)
             reloader.on_apply.append(link.applied)
-            link.take = reloader.take
+            link.on_take = reloader.take
 
     def _share_with_workers(self, cluster: Cluster, link: Link) -> None:
         """Breakers that the whole fleet does not share: what one worker's calls open is open for all of them."""

@@ -43,7 +43,8 @@ from proxy.target import TargetRules, canonical
 from proxy.telemetry import logs
 from proxy.throttle.local import LocalLimiter
 from proxy.workers.link import Worker
-from proxy.workers.parent import processors, supervise
+from proxy.workers.parent import supervise
+from proxy.workers.process import processors
 
 Result = TypeVar("Result")
 policy_option = click.option(

@@ -113,6 +113,7 @@ ALLOWED = {
     "proxy.workers.link": {"proxy.fleet.board", "proxy.throttle", "proxy.workers"},
     "proxy.workers.hub": {"proxy.fleet.board", "proxy.throttle", "proxy.workers.frames"},
     "proxy.workers.admin": {"proxy.admin.guard", "proxy.admin.place", "proxy.workers"},
+    "proxy.workers.process": set(),
     "proxy.workers.parent": {"proxy.listener.door", "proxy.policy", "proxy.workers"},
     "proxy.admin": {
         "breaker",

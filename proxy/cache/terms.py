@@ -28,10 +28,7 @@ class KeyTerms:
     claims: tuple[str, ...] = ()
     api_key: bytes = b""
     """The field that the proxy itself knows API keys by."""
-
-    @property
-    def credentials(self) -> frozenset[bytes]:
-        return CREDENTIALS | {self.api_key} if self.api_key else CREDENTIALS
+    credentials: frozenset[bytes] = CREDENTIALS
 
 
 @dataclass(frozen=True, slots=True)

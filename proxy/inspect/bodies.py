@@ -73,6 +73,10 @@ class MediaType:
     name: bytes
     parameters: dict[bytes, bytes]
 
+    @property
+    def is_json(self) -> bool:
+        return self.name == b"application/json" or self.name.endswith(b"+json")
+
 
 def media_type(value: bytes) -> MediaType:
     """Raises Malformed where a parameter is there twice: two readers would take two different ones."""
@@ -114,7 +118,7 @@ def _cut(content_type: bytes, body: bytes, terms: BodyTerms) -> Iterator[Part]:
                 body = body[:last]
             yield from parts_of(content_type, body + delimiter + b"--\r\n", terms, strict=False)
             return
-        if kind.name == b"application/json" or kind.name.endswith(b"+json"):
+        if kind.is_json:
             for match in _STRING.finditer(body):
                 with contextlib.suppress(orjson.JSONDecodeError):
                     yield from unfolded("json", "", orjson.loads(match[0]))
@@ -134,7 +138,7 @@ def parts_of(content_type: bytes, body: bytes, terms: BodyTerms, *, strict: bool
         charset = kind.parameters.get(b"charset", b"utf-8").lower()
         if charset not in (b"utf-8", b"utf8", b"us-ascii", b"ascii"):
             raise Malformed("charset", "the body is in another charset than UTF-8", status=415)
-        if kind.name == b"application/json" or kind.name.endswith(b"+json"):
+        if kind.is_json:
             found = _json(body, terms)
             return of_json("json", "", found) if looks else []
         return list(_read(kind, body, terms, strict=strict))

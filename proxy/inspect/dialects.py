@@ -78,12 +78,10 @@ DIALECTS: tuple[Signature, ...] = (
         "cmd.joined",
         "command",
         5,
-        r"\b[a-z]{1,12}\$\(\s*\)[a-z]{1,12}\b|"
+        r"\b[a-z]{1,12}\$\(\s*\)(?:[a-z]{1,12}\b|\\)|"
         + _LINK
         + r"[a-z]{1,8}\$(?:\w{1,3}|@|\*)(?:[/\s]|[a-z]{1,6}\b)|\$'(?:\\x?[0-9a-f]{2,3}){2}"
-        r"|\$\([^)]{1,40}\|\s*(?:ba|da|z)?sh\s*\)|"
-        + _LINK
-        + r"/(?:usr/)?s?bin/[a-z]*[?*][a-z?*]*|\becho\s+\w{3,12}\$\(\)"
+        r"|\$\([^)]{1,40}\|\s*(?:ba|da|z)?sh\s*\)|" + _LINK + r"/(?:usr/)?s?bin/[a-z]*[?*][a-z?*]*"
         r"|\.(?:jpe?g|png|gif|txt|pdf|html?|php)\s*[;|&]+\s*(?:id|ls|whoami|uname|pwd|cat|sleep)\b|^/[a-z]\?{2}/[a-z?*]{3,}|^\W{0,3}\$\((?:id|whoami|uname|ls|sleep\s+\d+)[^)]{0,20}\)",
     ),
     Signature(
@@ -97,7 +95,7 @@ DIALECTS: tuple[Signature, ...] = (
         "template.more",
         "template",
         5,
-        r"\{!!\s*\$?\w+\s*(?:\(|->)|#\{\s*[`%]|\{\{\s*(?:printf\b|\.env\b|call\s|html\s+[\"'])|\{\{[^{}]*(?:\.storages|\.signer|secret_key)|\$\{\s*(?:alert|confirm|prompt|fetch|eval)\s*\("
+        r"\{!!\s*\$?\w+\s*(?:\(|->)|#\{\s*[`%]|\{\{\s*(?:printf\b|\.env\b|call\s|html\s+[\"'])|\{\{[^{}]*secret_key|\$\{\s*(?:alert|confirm|prompt|fetch|eval)\s*\("
         r"|\bng-(?:focus|click|init|mouse\w+|blur|change|bind-html)\s*=\s*[\"']?[^\"'>]*(?:\$event|\(|constructor)|\$event\.(?:view|path|composedpath|target)",
     ),
     Signature(

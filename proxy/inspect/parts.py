@@ -156,7 +156,7 @@ def header_parts(pairs_of: Sequence[tuple[bytes, bytes]]) -> Iterable[Part]:
                     yield from unfolded("cookie", key, decoded(one.replace("+", "%2B")) if "%" in one else one)
                 elif key and not key.isalnum():
                     yield Part("cookie", "", key)
-            if b"{" in value[:8]:
+            if b"=" not in value.partition(b";")[0]:
                 yield Part("cookie", "", value.decode("latin-1"))
         elif name not in SKIPPED:
             place = "agent" if name in (b"user-agent", b"referer") else "header"

@@ -59,7 +59,7 @@ PROBES: tuple[Signature, ...] = (
         "traversal",
         5,
         r"^(?:(?:https?|ftps?):)?//[^\s?#]+/(?:c99|r57|shell|cmd|rfi\w{0,4}|evil|backdoor|b374k|wso)\.(?:txt|php|gif|jpe?g|png)\b|^(?:https?|ftps?)://[^\s?#]+(?:\.(?:txt|inc|php)\?+|\.(?:txt|inc|php|gif|jpe?g)(?:%00|\x00))$"
-        r"|^ftps?://[^\s?#]+\.(?:php\d?|txt|jsp|aspx?|sh|exe)$|^\\\\[\w.-]+\\[\w$.-]+\\\S*\.(?:php|exe|dll|aspx?|jsp|bat|ps1|scf|hta)$|^https?://(?:pastebin\.com|paste\.ee|ghostbin\.\w+)/raw/|^https?://[^\s?#]+/some_inexistent_file"
+        r"|^ftps?://[^\s?#]+\.(?:php\d?|txt|jsp|aspx?|sh|exe)$|^\\\\[\w.-]+\\[\w$.-]+\\\S*\.(?:php|exe|dll|aspx?|jsp|bat|ps1|scf|hta)$|^https?://(?:pastebin\.com|paste\.ee|ghostbin\.\w+)/raw/"
         r"|^data:[^,]{0,40};base64,(?:pd9|pcf|phn)",
         places=_VALUE | {"path", "multipart"},
     ),

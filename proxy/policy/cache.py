@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.cache.freshness import Terms
-from proxy.cache.terms import EdgeTerms, KeyTerms
+from proxy.cache.terms import CREDENTIALS, EdgeTerms, KeyTerms
 from proxy.policy.models.cache import CacheModel
 
 
@@ -18,6 +18,7 @@ def edge_terms(model: CacheModel, api_key: str) -> EdgeTerms:
             user=key.user,
             claims=tuple(sorted(key.claims)),
             api_key=api_key.lower().encode(),
+            credentials=CREDENTIALS | ({api_key.lower().encode()} if api_key else set()),
         ),
         Terms(
             targets=tuple(one.lower().encode() for one in model.targets),

@@ -21,7 +21,8 @@ from proxy.admin.place import opened
 from proxy.workers.merge import Merger, parsed
 
 if TYPE_CHECKING:
-    from proxy.workers.parent import Parent, Process
+    from proxy.workers.parent import Parent
+    from proxy.workers.process import Process
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class ParentAdmin:
         self.metrics = Merger()
         self._merging = asyncio.Lock()
         self._orders: dict[tuple[str, str], tuple[str, dict[str, str], bytes]] = {}
+        """The last of each kind, and of each breaker that a worker knew."""
         self._runner: web.AppRunner | None = None
         self.port = 0
 
@@ -160,7 +162,7 @@ class ParentAdmin:
                     page = await asyncio.to_thread(parsed, one.body.decode())
                     if self._parent.runs(one.number):
                         self.metrics.see(one.number, page)
-            body = await asyncio.to_thread(self.metrics.expose, self._own())
+            body = await asyncio.to_thread(self.metrics.snapshot().expose, self._own())
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     def _own(self) -> list[Metric]:
@@ -288,8 +290,7 @@ class ParentAdmin:
         if request.method == "POST" and request.path in TO_ALL:
             said = await self._all(request)
             if any(one.status == 200 for one in said):
-                of = (request.path, request.query.get("cluster", "") + request.query.get("name", ""))
-                self._orders.pop(of, None)
+                of = (request.path, request.query.get("name", "") if request.path == "/breakers" else "")
                 self._orders[of] = request.path_qs, _headers(request), await request.read()
             return _passed_on(next((one for one in said if one.status != 200), said[0]))
         return _passed_on(await self._ask(self._chosen(request), request))

@@ -74,7 +74,7 @@ class Link:
         self.counts = SharedCounts(worker.counts, worker.columns, worker.column)
         self.name = f"worker-{worker.number}"
         self.on_revert: list[Callable[[str, str], None]] = []
-        self.take: Callable[[bytes, bool, Callable[[bytes], None]], None] | None = None
+        self.on_take: Callable[[bytes, bool, Callable[[bytes], None]], None] | None = None
         self._alone = alone
         self._channel = Channel(self._heard, self._lost)
         self._boards: dict[str, Board] = {}
@@ -170,8 +170,8 @@ class Link:
             else:
                 self._late(number, admitted)
         elif kind == "take":
-            if self.take is not None:
-                self.take(message[1], message[2], lambda text: self._channel.send("took", text))
+            if self.on_take is not None:
+                self.on_take(message[1], message[2], lambda text: self._channel.send("took", text))
         elif kind == "ping":
             self._channel.send("pong")
         elif kind == "put":

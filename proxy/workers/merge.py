@@ -61,6 +61,13 @@ class Merger(Collector):
     def see(self, worker: int, page: Page) -> None:
         self._pages[worker] = page
 
+    def snapshot(self) -> Merger:
+        """As it is now, for a thread to expose; pages don't change once they are parsed."""
+        made = Merger()
+        made._pages = dict(self._pages)
+        made._gone = {name: (family, dict(samples)) for name, (family, samples) in self._gone.items()}
+        return made
+
     def retire(self, worker: int) -> None:
         for name, (family, samples) in self._pages.pop(worker, {}).items():
             if family.type != "gauge":

@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,7 @@ from proxy.workers.counts import SharedCounts, memory
 from proxy.workers.hub import Hub
 from proxy.workers.link import VARIABLE, Worker
 from proxy.workers.merge import parsed
+from proxy.workers.process import Process, Slot, tell
 
 if TYPE_CHECKING:
     from proxy.policy.model import Policy
@@ -52,50 +52,6 @@ AGREE_SECONDS = 10.0
 WATCH_SECONDS = 1.0
 
 
-@dataclass(slots=True)
-class Process:
-    """One run of a worker. `number` is its own, `slot` the place that it has."""
-
-    slot: int
-    number: int
-    column: int
-    admin: str
-    running: asyncio.subprocess.Process
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    text: bytes = b""
-    """The policy by which it serves."""
-    asked: bytes = b""
-    """The one that it was last told to take over."""
-    heard: float = field(default_factory=time.monotonic)
-    began: float = field(default_factory=time.time)
-    ended: asyncio.Task[int] | None = None
-
-    async def wait(self) -> int:
-        """Its status, once it has ended and all that it said was heard."""
-        if self.ended is None:
-            self.ended = asyncio.create_task(self._end())
-        return await asyncio.shield(self.ended)
-
-    async def _end(self) -> int:
-        status = await self.running.wait()
-        await self.gone.wait()
-        return status
-
-
-@dataclass(slots=True)
-class Slot:
-    """A worker's place: its sockets stay, its process changes."""
-
-    index: int
-    sockets: dict[str, list[socket.socket]]
-    current: Process | None = None
-    served: bool = False
-    deaths: int = 0
-    replace: asyncio.Future[str] | None = None
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-
-
 class Parent:
     def __init__(self, policy: Policy, path: Path, count: int, log_level: str) -> None:
         self.policy = policy
@@ -108,6 +64,8 @@ class Parent:
         self._log_level = log_level
         self.text = path.read_bytes()
         """The policy in force: what the first worker that took it over read."""
+        self._followed = self.text
+        """What `policy` was made of."""
         self._hub = Hub(self._on_told)
         self._columns = COLUMNS * count
         self._memory = memory(self._columns)
@@ -190,7 +148,12 @@ class Parent:
     def _own(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the parent of the workers failed at something", exc_info=error)
 
     async def _say_serving(self) -> None:
         while not self.started:
@@ -206,15 +169,19 @@ class Parent:
             self._hub.sweep()
 
     async def _ping(self) -> None:
-        """A worker whose loop stands still answers nobody, though the kernel goes on giving it connections."""
+        """A worker whose loop stands still answers nobody, though the kernel goes on giving it connections. A parent
+        that was late itself has not heard what they said meanwhile, and judges nobody."""
+        before = time.monotonic()
         while True:
             await asyncio.sleep(PING_SECONDS)
             now = time.monotonic()
+            heard_all = now - before < 2 * PING_SECONDS
+            before = now
             for process in list(self._processes.values()):
-                if process.ready.is_set() and now - process.heard > HUNG_SECONDS:
+                if heard_all and process.ready.is_set() and now - process.heard > HUNG_SECONDS:
                     log.error("a worker hangs and is ended", worker=process.slot, pid=process.running.pid)
-                    _tell(process, signal.SIGABRT)
-                    asyncio.get_running_loop().call_later(1.0, _tell, process, signal.SIGKILL)
+                    tell(process, signal.SIGABRT)
+                    asyncio.get_running_loop().call_later(1.0, tell, process, signal.SIGKILL)
                 self._hub.say(process.number, "ping")
 
     async def _watch_file(self) -> None:
@@ -230,7 +197,7 @@ class Parent:
         """Drain all; told again, end them at once."""
         if self.stopping.is_set():
             for process in self._processes.values():
-                _tell(process, signal.SIGINT)
+                tell(process, signal.SIGINT)
         self.stopping.set()
         for slot in self.slots:
             slot.wake.set()
@@ -238,7 +205,7 @@ class Parent:
     def _on_hangup(self) -> None:
         """One judges the file; the others take over what it took."""
         for process in self.serving[:1]:
-            _tell(process, signal.SIGHUP)
+            tell(process, signal.SIGHUP)
 
     # the policy in force
 
@@ -284,12 +251,18 @@ class Parent:
     async def _follow(self, text: bytes) -> None:
         """Its drain and its admin's token are the parent's, too."""
         self.policy = await asyncio.to_thread(load, self._path, None, text)
+        self._followed = text
+        self._moved.set()
 
     async def differing(self, revision: str) -> list[int]:
         """Waits until every worker that serves does so by that policy; those that then still don't."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(AGREE_SECONDS):
-                while revision_of(self.text) != revision or any(one.text != self.text for one in self.serving):
+                while (
+                    revision_of(self.text) != revision
+                    or self._followed != self.text
+                    or any(one.text != self.text for one in self.serving)
+                ):
                     self._moved.clear()
                     await self._moved.wait()
         return [one.slot for one in self.serving if one.text != self.text]
@@ -386,9 +359,7 @@ class Parent:
                 return status if isinstance(status, int) and status else 1
             pause = BACKOFF_FROM if lived > GOOD_SECONDS else min(2 * pause, BACKOFF_TO)
             log.error("worker died", worker=slot.index, pid=pid, status=status, restarts_in=pause)
-            if slot.replace is not None:
-                slot.replace.set_result(f"worker {slot.index} had died")
-                slot.replace = None
+            slot.answer(f"worker {slot.index} had died")
             slot.wake.clear()
             if not self.stopping.is_set():
                 try:
@@ -410,6 +381,7 @@ class Parent:
             woken.cancel()
             if self.stopping.is_set():
                 ended.cancel()
+                slot.answer("the sidecar stops")
                 self._close_sockets()
                 return await self._end(process)
             if ended.done():
@@ -417,8 +389,7 @@ class Parent:
                 return ended.result()
             ended.cancel()
             if slot.replace is not None:
-                process = await self._replace(slot, process, slot.replace)
-                slot.replace = None
+                process = await self._replace(slot, process)
 
     async def _see_ready(self, process: Process) -> None:
         """One that does not get ready in time is ended, and counts as dead."""
@@ -428,14 +399,14 @@ class Parent:
             one.cancel()
         if not done:
             log.error("a worker did not get ready in time", worker=process.slot, seconds=READY_SECONDS)
-            _tell(process, signal.SIGKILL)
+            tell(process, signal.SIGKILL)
 
-    async def _replace(self, slot: Slot, old: Process, told: asyncio.Future[str]) -> Process:
+    async def _replace(self, slot: Slot, old: Process) -> Process:
         """Another process takes the place once it is ready; the old one drains. Which has the place now."""
         try:
             new = await self._start(slot)
         except OSError as error:
-            told.set_result(f"worker {slot.index} can't be started: {error}")
+            slot.answer(f"worker {slot.index} can't be started: {error}")
             return old
         waits = [asyncio.create_task(one) for one in (new.ready.wait(), new.wait(), self.stopping.wait())]
         await asyncio.wait(waits, timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -443,14 +414,14 @@ class Parent:
             one.cancel()
         if not new.ready.is_set() or new.running.returncode is not None:
             await self._end(new, kill=True)
-            told.set_result(f"worker {slot.index}'s successor did not get ready, and the old one goes on")
+            slot.answer(f"worker {slot.index}'s successor did not get ready, and the old one goes on")
             return old
         slot.current = new
         task = asyncio.create_task(self._end(old), name=f"drain of worker {slot.index}")
         self._ending.add(task)
         task.add_done_callback(self._drained)
         self.restarts["request"] += 1
-        told.set_result("")
+        slot.answer("")
         return new
 
     def _drained(self, task: asyncio.Task[int]) -> None:
@@ -477,13 +448,13 @@ class Parent:
             return ""
 
     async def _end(self, process: Process, *, kill: bool = False) -> int:
-        _tell(process, signal.SIGKILL if kill else signal.SIGTERM)
+        tell(process, signal.SIGKILL if kill else signal.SIGTERM)
         try:
             async with asyncio.timeout(self.policy.listener.drain + GRACE):
                 status = await process.wait()
         except TimeoutError:
             log.error("a worker did not end in time and is killed", worker=process.slot, pid=process.running.pid)
-            _tell(process, signal.SIGKILL)
+            tell(process, signal.SIGKILL)
             status = await process.wait()
         self._forget(process)
         starting = status == -signal.SIGTERM and not process.ready.is_set()
@@ -500,22 +471,6 @@ class Parent:
 
 _SAFE = () if sys.path[:1] == [str(Path.cwd())] else ("-P",)
 """A worker finds the code where its parent found it: a folder `proxy` where somebody works is none of ours."""
-
-
-def _tell(process: Process, number: signal.Signals) -> None:
-    if process.running.returncode is None:
-        process.running.send_signal(number)
-
-
-def processors() -> int:
-    """What `workers: auto` comes to: the processors that this process may use, by its affinity and its control group
-    (cgroup v2 cpu.max, a quota over a period), at least one."""
-    allowed = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(allowed, -(-int(quota) // int(period))))
-    except (OSError, ValueError):
-        return allowed
 
 
 async def supervise(policy: Policy, path: Path, count: int, log_level: str) -> int:

@@ -243,6 +243,17 @@ def table(
     return "\n".join(lines)
 
 
+@contextlib.contextmanager
+def upstream_and_store(folder: Path) -> Iterator[None]:
+    """nginx that answers, and Valkey, on the load's core; their files are in `folder`."""
+    folder.chmod(0o755)
+    shutil.copy(SHARED / "nginx_upstream.conf", folder)
+    nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin") or "nginx"
+    command = [nginx, "-c", str(folder / "nginx_upstream.conf"), "-p", str(folder)]
+    with running(command, UPSTREAM, {}, LOAD_CORE), store(folder):
+        yield
+
+
 def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__)
     cli.add_argument("--only", default="", help="names, separated by commas; proxy stands for all of this proxy's")
@@ -254,17 +265,13 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        folder.chmod(0o755)
-        shutil.copy(SHARED / "nginx_upstream.conf", folder)
         known = rivals(folder)
         wanted = [one for one in given.only.split(",") if one] or list(known)
         chosen = [one for one in known if one in wanted or (one.startswith("proxy-") and "proxy" in wanted)]
         if "envoy-ratelimit" in chosen and not build_ratelimit():
             sys.stdout.write("envoy-ratelimit is left out: it needs Go to be built, and there is none\n")
             chosen.remove("envoy-ratelimit")
-        nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin") or "nginx"
-        upstream = running([nginx, "-c", str(folder / "nginx_upstream.conf"), "-p", name], UPSTREAM, {}, LOAD_CORE)
-        with upstream, store(folder):
+        with upstream_and_store(folder):
             for one in chosen:
                 command, port, environment = known[one]
                 with running(command, port, environment, PROXY_CORE) as pid:

@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 from tests.bench.__main__ import (
-    LOAD_CORE,
     PROXY_CORE,
     ROOT,
     SHARED,
-    UPSTREAM,
     Row,
     measure,
     rivals,
     running,
-    store,
     table,
-)  # fmt: skip
+    upstream_and_store,
+)
 
 SCRIPT = """
 wrk.method = "POST"
@@ -56,8 +52,6 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        folder.chmod(0o755)
-        shutil.copy(SHARED / "nginx_upstream.conf", folder)
         script = folder / "post.lua"
         script.write_text(SCRIPT)
         text = (ROOT / "config" / "bench.yaml").read_text()
@@ -76,9 +70,7 @@ def main() -> None:
             port = 9040 + at
             ports = {"PROXY_PORT": str(port), "ADMIN_PORT": str(port + 900)}
             chosen[kind] = ([*command[:-1], str(policy)], port, environment | ports)
-        nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin") or "nginx"
-        upstream = running([nginx, "-c", str(folder / "nginx_upstream.conf"), "-p", name], UPSTREAM, {}, LOAD_CORE)
-        with upstream, store(folder):
+        with upstream_and_store(folder):
             for one, (command, port, environment) in chosen.items():
                 with running(command, port, environment, PROXY_CORE) as pid:
                     for connections in (int(count) for count in given.connections.split(",")):

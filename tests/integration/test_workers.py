@@ -439,12 +439,7 @@ async def test_a_worker_that_starts_takes_what_rules_not_what_the_file_says_by_t
     assert await sidecar.status("/reload", "POST") == 409
     first = await sidecar.pids()
     os.kill(first[0], signal.SIGKILL)
-
-    async def replaced() -> bool:
-        now = await sidecar.pids()
-        return len(now) == 2 and first[0] not in now
-
-    await sidecar.until(replaced)
+    await sidecar.until(lambda: _replaced(sidecar, first[0]))
     assert Counter([await sidecar.get() for _ in range(6)]) == {200: 1, 429: 5}
     sidecar.write(limits="{}")
     async with aiohttp.ClientSession() as session:
@@ -468,12 +463,7 @@ async def test_a_drain_told_by_hand_outlives_a_worker(sidecar: Sidecar) -> None:
     assert await sidecar.status("/readyz") == 503
     first = await sidecar.pids()
     os.kill(first[1], signal.SIGKILL)
-
-    async def replaced() -> bool:
-        now = await sidecar.pids()
-        return len(now) == 2 and first[1] not in now
-
-    await sidecar.until(replaced)
+    await sidecar.until(lambda: _replaced(sidecar, first[1]))
     assert await sidecar.status("/readyz") == 503
 
 
@@ -485,12 +475,7 @@ async def test_a_worker_that_hangs_is_told_and_replaced(sidecar: Sidecar) -> Non
     status, told = await sidecar.ask("/readyz")
     assert (status, told["workers"]) == (200, {"ready": 1, "wanted": 2})
     assert asyncio.get_running_loop().time() - began < 3
-
-    async def replaced() -> bool:
-        now = await sidecar.pids()
-        return len(now) == 2 and first[0] not in now
-
-    await sidecar.until(replaced, 40)
+    await sidecar.until(lambda: _replaced(sidecar, first[0]), 40)
     assert await _all_pass(sidecar)
     status, errors = await sidecar.end()
     assert (status, "a worker hangs" in errors) == (0, True)
