@@ -351,6 +351,7 @@ class Parent:
                     return status
                 process = slot.current
                 lived, pid = time.time() - process.began, process.running.pid
+                slot.current = None
             slot.deaths += 1
             self.restarts["death"] += 1
             if not slot.served:

@@ -42,6 +42,7 @@ class Sidecar:
             "bounds": "{}", "breaker": "{consecutive: 1000}", "token": "",
         }  # fmt: skip
         self.command = [sys.executable, "-m", "proxy"]
+        self.environment: dict[str, str] = {}
         self.process: asyncio.subprocess.Process | None = None
 
     def write(self, **changes: Any) -> None:
@@ -52,7 +53,7 @@ class Sidecar:
         self.write(**changes)
         self.process = await asyncio.create_subprocess_exec(
             *self.command, "run", "--policy", str(self.path),
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, **self.environment},
         )  # fmt: skip
         async with asyncio.timeout(30):
             while (await self.status("/startupz")) != 200:
@@ -492,3 +493,76 @@ async def test_a_folder_of_the_same_name_is_not_run(
     sidecar.command = [str(Path(sys.executable).parent / "simplepro-proxy")]
     await sidecar.start()
     assert await _all_pass(sidecar)
+
+
+async def test_a_worker_that_can_not_be_started_costs_the_others_nothing(tmp_path: Path, sidecar: Sidecar) -> None:
+    """The interpreter is away for a while, as it is while it is upgraded in place."""
+    python = tmp_path / "python3"
+    python.symlink_to(Path(sys.executable).resolve())
+    packages = [one for one in sys.path if one.endswith("site-packages")]
+    sidecar.command = [str(python), "-m", "proxy"]
+    sidecar.environment = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *packages])}
+    await sidecar.start()
+    first = await sidecar.pids()
+    python.unlink()
+    os.kill(first[0], signal.SIGKILL)
+
+    async def tried() -> bool:
+        _, told = await sidecar.ask("/workers")
+        return bool(told["workers"][0]["deaths"] > 1)
+
+    await sidecar.until(tried)
+    assert await sidecar.pids() == first[1:]
+    status, told = await sidecar.ask("/workers/restart", "POST")
+    assert (status, "does not serve now" in told["error"]) == (500, True)
+    python.symlink_to(Path(sys.executable).resolve())
+    await sidecar.until(lambda: _replaced(sidecar, first[0]))
+    assert await _all_pass(sidecar)
+    assert (await sidecar.end())[0] == 0
+
+
+async def _successor(sidecar: Sidecar, known: list[int]) -> int:
+    """The process that is being started, by its parent's list of children."""
+    assert sidecar.process is not None
+    children = Path(f"/proc/{sidecar.process.pid}/task/{sidecar.process.pid}/children")
+    found: list[int] = []
+
+    async def there() -> bool:
+        found[:] = [int(one) for one in children.read_text().split() if int(one) not in known]
+        return bool(found)
+
+    await sidecar.until(there)
+    return found[0]
+
+
+async def test_a_restart_that_fails_leaves_the_counts_to_who_goes_on(sidecar: Sidecar) -> None:
+    await sidecar.start(bounds="{connections_per_client: 6}")
+    wires = [await Wire.connect(sidecar.port) for _ in range(6)]
+    for wire in wires:
+        wire.send(GET)
+        assert (await wire.answer())[0] == 200
+    for _ in range(3):
+        known = await sidecar.pids()
+        restarting = asyncio.create_task(sidecar.ask("/workers/restart", "POST"))
+        os.kill(await _successor(sidecar, known), signal.SIGKILL)
+        status, told = await restarting
+        assert (status, "did not get ready" in told["error"]) == (500, True)
+    one_more = await Wire.connect(sidecar.port)
+    one_more.send(GET)
+    assert (await one_more.answer())[0] == 503
+    for wire in (*wires, one_more):
+        wire.close()
+    await sidecar.until(lambda: _is(sidecar.metrics("proxy_connections "), 0))
+    assert await sidecar.get() == 200
+
+
+async def test_sigterm_does_not_wait_for_a_successor(sidecar: Sidecar) -> None:
+    await sidecar.start()
+    known = await sidecar.pids()
+    restarting = asyncio.create_task(sidecar.status("/workers/restart", "POST"))
+    os.kill(await _successor(sidecar, known), signal.SIGSTOP)
+    began = asyncio.get_running_loop().time()
+    status, _ = await sidecar.end()
+    assert status == 0
+    assert asyncio.get_running_loop().time() - began < 15, "READY_SECONDS is 30"
+    await restarting
