@@ -128,9 +128,11 @@ async def test_limits_bans_and_decisions_are_one(sidecar: Sidecar) -> None:
 
 async def test_connections_are_counted_over_all(sidecar: Sidecar) -> None:
     await sidecar.start(bounds="{connections_per_client: 6}")
-    wires = [await Wire.connect(sidecar.port) for _ in range(12)]
+    wires: list[Wire] = []
     statuses: Counter[int] = Counter()
-    for wire in wires:
+    for _ in range(12):
+        wire = await Wire.connect(sidecar.port)
+        wires.append(wire)
         wire.send(GET)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             statuses[(await wire.answer())[0]] += 1
