@@ -14,8 +14,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cryptography import x509
-
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2 (RFC 9325 section 4.2); those of 1.3 are all good."""
 ALPN = ["http/1.1"]
@@ -87,6 +85,8 @@ def fingerprint(files: Iterable[str]) -> Fingerprint:
 
 def served_by(pair: KeyPair) -> Served:
     """Raises ValueError where the file holds no certificate."""
+    from cryptography import x509  # 50 ms, which a process without TLS does not spend
+
     try:
         certificate = x509.load_pem_x509_certificate(Path(pair.cert).read_bytes())
     except OSError as error:

@@ -12,7 +12,6 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-import bleach
 import nh3
 
 Engine = Literal["nh3", "bleach"]
@@ -80,6 +79,8 @@ def _markup(engine: Engine, tags: frozenset[str], attributes: Mapping[str, froze
         )
         clean: Edit = cleaner.clean
     else:
+        import bleach  # 3 MiB, for the few who want it
+
         bleacher = bleach.Cleaner(
             tags=tags,
             attributes={tag: sorted(names) for tag, names in attributes.items()},
