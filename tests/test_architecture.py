@@ -74,6 +74,7 @@ ALLOWED = {
     "proxy.policy.model": {"proxy.policy.models", "proxy.policy.values"},
     "proxy.policy.models": {"proxy.policy.models", "proxy.policy.values", "proxy.policy.rates"},
     "proxy.policy.rates": set(),
+    "proxy.policy.operations": {"proxy.inspect.description", "proxy.policy.models"},
     "proxy.throttle": {"proxy.throttle", "proxy.batch", "proxy.telemetry.stats"},
     "proxy.fleet": {"breaker", "proxy.fleet", "proxy.throttle"},
     "breaker": {"breaker"},

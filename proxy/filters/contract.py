@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 
 import orjson
 
 from proxy.exchange import Exchange, Payload
 from proxy.filter import Rule, RuleFilter
-from proxy.inspect.openapi import Contract, Operation, Violation
+from proxy.inspect.bodies import Malformed, divided, field_name, media_type
+from proxy.inspect.openapi import FORM, Contract, Operation, Violation
+from proxy.inspect.parts import pairs
 from proxy.rejection import ContractViolation, MethodNotAllowed, NoRoute, UnsupportedMediaType
 
 OFF_LOOP = 32 * 1024
@@ -66,7 +68,8 @@ class ContractCheck(RuleFilter):
         operation, _, _ = self._operation(exchange)
         if operation is None:
             return None
-        kind = exchange.headers.index.get(b"content-type", b"").split(b";")[0].strip().lower().decode("latin-1")
+        content_type = exchange.headers.index.get(b"content-type", b"")
+        kind = content_type.split(b";")[0].strip().lower().decode("latin-1")
         try:
             check = operation.body_check(kind)
         except KeyError:
@@ -82,9 +85,11 @@ class ContractCheck(RuleFilter):
 
         def judged(data: bytes) -> Violation | None:
             try:
-                return check(form.value(data.decode("utf-8", "replace")) if form else orjson.loads(data))
+                return check(form.value(_fields(kind, content_type, data)) if form else orjson.loads(data))
             except orjson.JSONDecodeError:
                 return Violation("", "is no JSON")
+            except Malformed as error:
+                return Violation(error.pointer, f"can't be read: {error.detail}")
 
         if len(payload.data) > OFF_LOOP:
 
@@ -102,6 +107,16 @@ class ContractCheck(RuleFilter):
 
 def _refusal(violation: Violation) -> ContractViolation:
     return ContractViolation(f"{violation.where} {violation.what}")
+
+
+def _fields(kind: str, content_type: bytes, data: bytes) -> Iterator[tuple[str, str]]:
+    """A form's names and texts; of a file, its bytes one by one. Raises Malformed."""
+    if kind == FORM:
+        yield from pairs(data.decode("utf-8", "replace"))
+        return
+    for head, content in divided(media_type(content_type), data)[1]:
+        name, is_file = field_name(head)
+        yield name, content.decode("latin-1") if is_file else content.decode("utf-8", "replace")
 
 
 def _cookies(value: bytes) -> dict[str, str]:

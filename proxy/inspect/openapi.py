@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import jsonschema_rs
+import orjson
 
+from proxy.inspect.description import METHODS, base_of, items, modern, resolved
 from proxy.inspect.parts import pairs
 
 FORM = "application/x-www-form-urlencoded"
-METHODS = ("get", "put", "post", "delete", "options", "head", "patch")
+MULTIPART = "multipart/form-data"
 _INTEGER = re.compile(r"-?\d{1,30}")
 _NUMBER = re.compile(r"-?\d{1,30}(\.\d{1,30})?([eE][+-]?\d{1,3})?")
 _UNTOLD = {"accept", "content-type", "authorization"}
@@ -83,6 +84,11 @@ def _typed(text: str, kinds: frozenset[str]) -> Any:
         return float(text)
     if "boolean" in kinds and text in ("true", "false"):
         return text == "true"
+    if "object" in kinds and text[:1] == "{":
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return text
     return None if "null" in kinds and text == "null" else text
 
 
@@ -93,10 +99,10 @@ class FormShape:
     kinds: Mapping[str, frozenset[str]]
     items: Mapping[str, frozenset[str]]
 
-    def value(self, form: str) -> dict[str, Any]:
+    def value(self, form: Iterable[tuple[str, str]]) -> dict[str, Any]:
         """As the schema sees it: a name that stands several times is an array, and so is what the schema calls one."""
         given: dict[str, list[str]] = {}
-        for name, text in pairs(form):
+        for name, text in form:
             given.setdefault(name, []).append(text)
         made: dict[str, Any] = {}
         for name, texts in given.items():
@@ -172,20 +178,17 @@ class Contract:
 
     def __init__(self, document: Mapping[str, Any], base: str | None = None) -> None:
         """Raises ValueError that says where the document is wrong."""
-        version = str(document.get("openapi", ""))
-        if not version.startswith("3."):
-            raise ValueError('this is no OpenAPI 3 document: it needs "openapi: 3.x"')
-        if base is None:
-            servers = document.get("servers") or [{}]
-            base = urlsplit(str(servers[0].get("url", ""))).path
-        base = base.rstrip("/")
+        base = base_of(document, base)
         self.operations: list[Operation] = []
         self._exact: dict[str, dict[str, Operation]] = {}
         self._templates: list[tuple[re.Pattern[str], list[str], dict[str, Operation]]] = []
-        shaped = _modern(document) if version.startswith("3.0") else document
-        paths = shaped.get("paths") or {}
-        for path in sorted(paths, key=lambda one: one.count("{")):
-            made = self._path(shaped, path, base + path)
+        shaped = modern(document)
+        for path, item in items(shaped):
+            made = {
+                method.upper(): _operation(shaped, base + path, method, item[method], item, f"paths.{path}.{method}")
+                for method in METHODS
+                if method in item
+            }
             self.operations += made.values()
             if "{" not in path:
                 self._exact[base + path] = made
@@ -193,15 +196,6 @@ class Contract:
                 names = re.findall(r"\{([^}]+)\}", path)
                 pattern = re.sub(r"\\\{[^}]+\\\}", "([^/]+)", re.escape(base + path))
                 self._templates.append((re.compile(pattern), names, made))
-
-    def _path(self, document: Mapping[str, Any], path: str, full: str) -> dict[str, Operation]:
-        item = _resolved(document, document["paths"][path], path)
-        made = {}
-        for method in METHODS:
-            if method in item:
-                where = f"paths.{path}.{method}"
-                made[method.upper()] = _operation(document, full, method, item[method], item, where)
-        return made
 
     def find(self, method: str, path: str) -> tuple[Operation | None, dict[str, str], list[str]]:
         """The operation and its path parameters; else None, and the methods that the path has."""
@@ -223,15 +217,15 @@ def _operation(
 ) -> Operation:
     parameters: dict[tuple[str, str], Parameter] = {}
     for one in [*item.get("parameters", ()), *given.get("parameters", ())]:
-        made = _parameter(document, _resolved(document, one, where), where)
+        made = _parameter(document, resolved(document, one, where), where)
         if made.place != "header" or made.name.lower() not in _UNTOLD:
             parameters[made.place, made.name] = made
-    body = _resolved(document, given.get("requestBody") or {}, where)
+    body = resolved(document, given.get("requestBody") or {}, where)
     bodies: dict[str, Check] = {}
     forms: dict[str, FormShape] = {}
     for name, content in (body.get("content") or {}).items():
-        if name.lower() == FORM:
-            forms[FORM] = _form_shape(document, content.get("schema", {}), where)
+        if name.lower() in (FORM, MULTIPART):
+            forms[name.lower()] = _form_shape(document, content.get("schema", {}), where)
         bodies[name.lower()] = _check(document, content.get("schema", True), f"{where}.requestBody.{name}")
     return Operation(
         path, method.upper(), tuple(parameters.values()), bodies, forms, bool(body.get("required")),
@@ -248,29 +242,29 @@ def _parameter(document: Mapping[str, Any], given: Mapping[str, Any], where: str
     except KeyError as error:
         raise ValueError(f"{where}: a parameter has no {error}") from None
     schema = given.get("schema", True)
-    plain = _resolved(document, schema, where) if isinstance(schema, dict) else {}
+    plain = resolved(document, schema, where) if isinstance(schema, dict) else {}
     items = plain.get("items")
     return Parameter(
         name,
         place,
         bool(given.get("required")) or place == "path",
         _kinds(plain),
-        _kinds(_resolved(document, items, where)) if isinstance(items, dict) else frozenset(),
+        _kinds(resolved(document, items, where)) if isinstance(items, dict) else frozenset(),
         given.get("explode", given.get("style", "form") == "form"),
         _check(document, schema, f"{where}.{name}"),
     )
 
 
 def _form_shape(document: Mapping[str, Any], schema: Any, where: str) -> FormShape:
-    plain = _resolved(document, schema, where) if isinstance(schema, dict) else {}
+    plain = resolved(document, schema, where) if isinstance(schema, dict) else {}
     kinds: dict[str, frozenset[str]] = {}
     items: dict[str, frozenset[str]] = {}
-    for part in (plain, *[_resolved(document, one, where) for one in plain.get("allOf", ())]):
+    for part in (plain, *[resolved(document, one, where) for one in plain.get("allOf", ())]):
         for name, given in (part.get("properties") or {}).items():
-            one = _resolved(document, given, where) if isinstance(given, dict) else {}
+            one = resolved(document, given, where) if isinstance(given, dict) else {}
             kinds[name] = _kinds(one)
             below = one.get("items")
-            items[name] = _kinds(_resolved(document, below, where)) if isinstance(below, dict) else frozenset()
+            items[name] = _kinds(resolved(document, below, where)) if isinstance(below, dict) else frozenset()
     return FormShape(kinds, items)
 
 
@@ -287,38 +281,3 @@ def _check(document: Mapping[str, Any], schema: Any, where: str) -> Check:
         return schema_check(schema)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def _resolved(document: Mapping[str, Any], one: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    for _ in range(20):
-        reference = one.get("$ref")
-        if reference is None:
-            return one
-        if not str(reference).startswith("#/"):
-            raise ValueError(f"{where}: refers to {reference}. Bundle the document into one file: nothing is fetched")
-        found: Any = document
-        for part in str(reference)[2:].split("/"):
-            found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
-        if not isinstance(found, dict):
-            raise ValueError(f"{where}: {reference} leads nowhere")
-        one = found
-    raise ValueError(f"{where}: references go round in a circle")
-
-
-def _modern(value: Any) -> Any:
-    """3.0's own words for null and exclusive bounds as JSON Schema 2020-12 says them."""
-    if isinstance(value, list):
-        return [_modern(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    made = {key: _modern(one) for key, one in value.items()}
-    if made.get("nullable") is True and isinstance(made.get("type"), str):
-        made["type"] = [made["type"], "null"]
-        if "enum" in made:
-            made["enum"] = [*made["enum"], None]
-    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-        if made.get(exclusive) is True:
-            made[exclusive] = made.pop(bound, None)
-        elif made.get(exclusive) is False:
-            del made[exclusive]
-    return made

@@ -46,6 +46,7 @@ from proxy.policy.models.base import RuleModel
 from proxy.policy.models.identity import ApiKeysModel, CertificatesModel, JwtModel
 from proxy.policy.models.limits import BansModel
 from proxy.policy.models.routes import MatchModel, RouteModel
+from proxy.policy.operations import spread
 from proxy.policy.websocket import deflate_of, terms_of
 from proxy.routing import Matcher, Route, RouteLimits, RouteTable
 from proxy.telemetry.stats import RouteStats
@@ -173,21 +174,24 @@ def compile_policy(
             for key, one in model.limits.items()
             if one.mode != "off"
         }
-        routes.append(
+        shared_chain, messages = chain(used, own), sockets(used)
+        fallback = fallback_of(model.fallback, clusters, loop.time) if model.fallback else None
+        routes += [
             Route(
-                name=name,
-                matcher=_matcher(model.match),
-                chain=chain(used, own),
-                sockets=sockets(used),
+                name=route_name,
+                matcher=_matcher(match),
+                chain=shared_chain,
+                sockets=messages,
                 cluster=clusters[model.to],
                 limits=_limits(policy, model),
-                stats=counted.get(name) or RouteStats(name),
+                stats=counted.get(route_name) or RouteStats(route_name),
                 websocket=model.websocket,
                 priority=PRIORITIES[model.priority],
-                fallback=fallback_of(model.fallback, clusters, loop.time) if model.fallback else None,
-                edge=edge(name, used),
+                fallback=fallback,
+                edge=edge(route_name, used),
             )
-        )
+            for route_name, match in spread(name, model)
+        ]
     rings: list[tuple[str, float, KeyRing]] = []
     jwt = policy.identity.jwt if policy.identity else None
     if identity is not None and identity.tokens is not None and jwt is not None and jwt.keys_url is not None:

@@ -21,6 +21,7 @@ from proxy.policy.limits import address_of, tokens_of
 from proxy.policy.model import Policy
 from proxy.policy.models.clusters import ClusterModel
 from proxy.policy.models.limits import LimitModel
+from proxy.policy.operations import spread
 from proxy.policy.switches import apply
 from proxy.rejection import Rejection
 from proxy.telemetry.traces import installed as otel_installed
@@ -189,6 +190,11 @@ def _references(policy: Policy, document: Document, *, whole: bool) -> list[Find
                 contract_in(one.openapi)
             except ValueError as error:
                 find(("policies", name, "openapi", "file"), str(error))
+    for name, route in policy.routes.items():
+        try:
+            list(spread(name, route))
+        except ValueError as error:
+            find(("routes", name, "match", "openapi"), str(error))
     for path, check in _certificates(policy):
         try:
             check()

@@ -34,16 +34,24 @@ ROUTE_PATH = re.compile(
 
 
 class MatchModel(Model):
+    """`openapi` names a document: each of its operations is a route of its own, with `base` before its path."""
+
     path: str | None = None
     prefix: str | None = None
+    openapi: str | None = None
+    base: str | None = None
     hosts: list[HostPattern] = []
     methods: list[MethodName] = []
     headers: dict[HeaderName, str | None] = {}
 
     @model_validator(mode="after")
     def _one_of(self) -> MatchModel:
-        if (self.path is None) == (self.prefix is None):
-            raise ValueError("a route matches either a path or a prefix. Write one of them: {prefix: /}")
+        if [self.path, self.prefix, self.openapi].count(None) != 2:
+            raise ValueError("a route matches a path, a prefix or an openapi document. Write one of them: {prefix: /}")
+        if self.base is not None and (self.openapi is None or not re.fullmatch(r"(/[^/{}?#]+)*/?", self.base)):
+            raise ValueError('"base" is what stands before the paths of an openapi document: {openapi: …, base: /api}')
+        if self.openapi is not None:
+            return self
         where = self.path if self.path is not None else self.prefix
         if not str(where).startswith("/"):
             raise ValueError(f'"{where}" does not begin with a slash. Write /{where}')

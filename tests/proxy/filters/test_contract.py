@@ -25,7 +25,27 @@ paths:
     post:
       requestBody:
         content: {application/x-www-form-urlencoded: {schema: {type: object, properties: {page: {type: integer}}}}}
+  /photos:
+    post:
+      requestBody:
+        content:
+          multipart/form-data:
+            schema:
+              type: object
+              required: [photo]
+              properties:
+                photo: {type: string, format: binary, maxLength: 8}
+                page: {type: integer}
+                about: {type: object, required: [title]}
 """
+
+
+def multipart(**fields: str) -> bytes:
+    found = ""
+    for name, value in fields.items():
+        file = '; filename="a.bin"' if name == "photo" else ""
+        found += f'--b\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n{value}\r\n'
+    return request("POST /api/photos", f"{found}--b--\r\n".encode("latin-1"), "multipart/form-data; boundary=b")
 
 
 def request(line: str, body: bytes = b"", kind: str = "application/json", more: str = "") -> bytes:
@@ -60,8 +80,14 @@ def policy(tmp_path: Path) -> str:
         (request("POST /api/moves"), 400),
         (request("POST /api/find", b"page=2&q=x", "application/x-www-form-urlencoded; charset=utf-8"), 200),
         (request("POST /api/find", b"page=two", "application/x-www-form-urlencoded"), 400),
+        (multipart(photo="\xff" * 8, page="1", about='{"title": "x"}'), 200),
+        (multipart(photo="\xff" * 9), 400),
+        (multipart(page="1"), 400),
+        (multipart(photo="x", page="one"), 400),
+        (multipart(photo="x", about='{"name": "x"}'), 400),
+        (request("POST /api/photos", b"--b\r\n", "multipart/form-data; boundary=b"), 400),
     ],
-    ids=range(15),
+    ids=range(21),
 )
 async def test_contract(serve: Start, upstream: ScriptedUpstream, policy: str, sent: bytes, status: int) -> None:
     served = await serve(upstream.port, policies=policy)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.inspect.openapi import FORM, Contract, schema_check
+from proxy.inspect.parts import pairs
 
 DOCUMENT: dict[str, Any] = {
     "openapi": "3.0.3",
@@ -193,5 +194,5 @@ def test_forms_are_held_against_their_schema(form: str, expected: str | None) ->
     assert operation is not None
     check = operation.body_check(FORM)
     assert check is not None
-    found = check(operation.forms[FORM].value(form))
+    found = check(operation.forms[FORM].value(pairs(form)))
     assert (None if found is None else f"{found.where} {found.what}") == expected
