@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from proxy.headers import Headers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from proxy.filters.identity import Verified
     from proxy.filters.throttle import Throttled
@@ -117,6 +117,8 @@ class Exchange:
     """The id of its refusal, for who asks why."""
     cached = ""
     """What the route's cache made of it; empty where it has none."""
+    looked_at: Sequence[Any] = ()
+    """The values that inspection read, where it learns from them."""
     sent: Headers | None = None
     """The fields for the upstream, where a cache changes them; `headers` stay what was received."""
     sent_query: bytes | None = None

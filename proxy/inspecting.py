@@ -8,6 +8,7 @@ from proxy.filters.inspection import Inspection
 from proxy.inspect.bodies import Malformed, read_body
 from proxy.inspect.judge import Judge
 from proxy.inspect.parts import Part, head_parts, header_parts
+from proxy.inspect.profile import Usual
 
 
 def parsed(raw: bytes) -> tuple[str, str, list[tuple[bytes, bytes]], bytes]:
@@ -20,7 +21,14 @@ def parsed(raw: bytes) -> tuple[str, str, list[tuple[bytes, bytes]], bytes]:
 
 
 def inspected(
-    filter_: Inspection, path: bytes, query: bytes, fields: Sequence[tuple[bytes, bytes]], body: bytes, *, every: bool
+    filter_: Inspection,
+    route: str,
+    path: bytes,
+    query: bytes,
+    fields: Sequence[tuple[bytes, bytes]],
+    body: bytes,
+    *,
+    every: bool,
 ) -> tuple[list[str], bool]:
     """Lines to show, and whether one of them is a refusal."""
     parts: list[Part] = [*head_parts(path, query), *header_parts(fields)]
@@ -32,14 +40,14 @@ def inspected(
         except Malformed as error:
             lines.append(f"refused  {error.status}  {error.check}: {error.detail} {error.pointer}".rstrip())
             parts += read_body(index, body, filter_.terms.body, strict=False)
-    shown, refused = _table(filter_.judge, parts, every=every)
+    shown, refused = _table(filter_.judge, filter_.usual(route), parts, every=every)
     return [*lines, *shown] or ["nothing is found"], refused or bool(lines)
 
 
-def _table(judge: Judge, parts: Iterable[Part], *, every: bool) -> tuple[list[str], bool]:
+def _table(judge: Judge, usual: Usual, parts: Iterable[Part], *, every: bool) -> tuple[list[str], bool]:
     lines, refused = [], False
     for part in parts:
-        scored = judge.score(part)
+        scored = judge.score(part, usual)
         over = scored.score >= judge.threshold
         refused = refused or over
         if scored.findings or every:

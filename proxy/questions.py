@@ -124,7 +124,7 @@ def inspect(path: Path, request_file: Path, every: bool) -> None:
         if filter_ is None:
             click.echo(f"route {route.name} inspects nothing")
             return 1
-        lines, refused = inspected(filter_, exchange.path, exchange.query, fields, body, every=every)
+        lines, refused = inspected(filter_, route.name, exchange.path, exchange.query, fields, body, every=every)
         for line in lines:
             click.echo(line)
         return 3 if refused else 0

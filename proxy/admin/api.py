@@ -21,6 +21,7 @@ from proxy.admin.guard import strange, stranger
 from proxy.admin.page import FILES, Page
 from proxy.admin.place import opened
 from proxy.cache.store import Purge
+from proxy.inspect.profile import LEAST
 from proxy.telemetry import logs
 from proxy.telemetry.metrics import OPENMETRICS
 
@@ -61,6 +62,7 @@ class Admin:
                 web.get("/decisions", self._decisions),
                 web.get("/decisions/{id}", self._decision),
                 web.get("/shadow", self._shadow),
+                web.get("/profile", self._profile),
                 web.get("/clusters", self._clusters),
                 web.get("/routes", self._routes),
                 web.get("/limits", self._limits),
@@ -192,6 +194,11 @@ class Admin:
         shown = self._proxy.decisions.latest(1000)
         found = [one for one in shown if not rule or one["rule"] == rule]
         return web.json_response({"decisions": found[: int(top) if top.isdigit() else 50]})
+
+    async def _profile(self, request: web.Request) -> web.Response:
+        """What parameters were seen to hold where a policy learns, as its `profile` reads it; `?least=20` times."""
+        least = request.query.get("least", "")
+        return web.json_response(self._proxy.shared.lessons.told(int(least) if least.isdigit() else LEAST))
 
     async def _shadow(self, request: web.Request) -> web.Response:
         """What rules in shadow would have refused, the most frequent first; `?top=50`, `?rule=NAME`."""

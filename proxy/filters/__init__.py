@@ -6,7 +6,7 @@ from proxy.filters.contract import ContractCheck
 from proxy.filters.cookies import Cookies
 from proxy.filters.cors import Cors
 from proxy.filters.identity import Identity
-from proxy.filters.inspection import Inspection
+from proxy.filters.inspection import Inspection, LearningInspection
 from proxy.filters.ip_access import IpAccess
 from proxy.filters.request_id import RequestId
 from proxy.filters.request_limits import RequestLimits
@@ -17,7 +17,8 @@ from proxy.filters.websocket import WebSocketAccess
 
 ORDER = (
     RequestId, SecurityHeaders, IpAccess, Bans, Cors, WebSocketAccess, Identity, UserBans, Throttle, RequestLimits,
-    Sanitization, BodySanitization, ContractCheck, Inspection, AnswerInspection, Cookies,
+    Sanitization, BodySanitization, ContractCheck, Inspection, LearningInspection,
+    AnswerInspection, Cookies,
 )  # fmt: skip
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Identity",
     "Inspection",
     "IpAccess",
+    "LearningInspection",
     "RequestId",
     "RequestLimits",
     "Sanitization",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from proxy.exchange import Exchange, Payload
 from proxy.filter import Filter, Mode, Rule
 from proxy.inspect.bodies import BodyTerms, Malformed, read_body
 from proxy.inspect.judge import Judge, Scored, suspicion
-from proxy.inspect.parts import SKIPPED, head_parts, header_parts
+from proxy.inspect.parts import SKIPPED, Part, head_parts, header_parts
+from proxy.inspect.profile import NOTHING, Lessons, Usual
 from proxy.rejection import AttackSuspected, BodyTooLarge, InvalidBody, UnsupportedMediaType
 
 MAX_KNOWN = 8192
@@ -35,13 +37,22 @@ class Terms:
 class Inspection(Filter):
     """`validation` refuses what is malformed, `detection` what looks like an attack; one of them may be None."""
 
-    __slots__ = ("_detection", "_known", "_validation", "judge", "terms")
+    __slots__ = ("_detection", "_known", "_usual", "_validation", "judge", "terms")
 
-    def __init__(self, validation: Rule | None, detection: Rule | None, judge: Judge, terms: Terms) -> None:
+    def __init__(
+        self,
+        validation: Rule | None,
+        detection: Rule | None,
+        judge: Judge,
+        terms: Terms,
+        usual: Mapping[str, Usual] = MappingProxyType({}),
+    ) -> None:
+        """`usual` is what parameters hold, by route."""
         self._validation = validation
         self._detection = detection
         self.judge = judge
         self.terms = terms
+        self._usual = usual
         self._known: set[tuple[bytes, bytes]] = set()
         """Header fields and targets that were looked at and found harmless."""
 
@@ -60,11 +71,18 @@ class Inspection(Filter):
         known = self._known
         target = (exchange.path, exchange.query)
         if target not in known:
-            self._look(exchange, self._detection, self.judge.worst(head_parts(*target)), [target])
+            self._look(exchange, self._detection, self._worst(exchange, head_parts(*target)), [target])
         if self.terms.headers:
             fresh = [pair for pair in exchange.headers.pairs if pair not in known and pair[0] not in SKIPPED]
             if fresh:
-                self._look(exchange, self._detection, self.judge.worst(header_parts(fresh)), fresh)
+                self._look(exchange, self._detection, self._worst(exchange, header_parts(fresh)), fresh)
+
+    def usual(self, route: str) -> Usual:
+        return self._usual.get(route, NOTHING)
+
+    def _worst(self, exchange: Exchange, parts: Iterable[Part]) -> Scored | None:
+        usual = self._usual and exchange.route is not None and self._usual.get(exchange.route.name)
+        return self.judge.worst(parts, usual or NOTHING)
 
     def _look(
         self, exchange: Exchange, rule: Rule, scored: Scored | None, looked_at: list[tuple[bytes, bytes]]
@@ -120,7 +138,7 @@ class Inspection(Filter):
             parts = read_body(index, body, self.terms.body, strict=False, cut=not whole)
         else:
             return None, None
-        return malformed, self.judge.worst(parts) if self._detection is not None else None
+        return malformed, self._worst(exchange, parts) if self._detection is not None else None
 
     def _settle(self, exchange: Exchange, malformed: Malformed | None, scored: Scored | None) -> None:
         if malformed is not None and self._validation is not None:
@@ -129,3 +147,30 @@ class Inspection(Filter):
             self._validation.refuse(exchange, kind(f"{malformed.detail}{where} ({malformed.check})"))
         if scored is not None and self._detection is not None:
             self._detection.refuse(exchange, suspicion(scored))
+
+
+class LearningInspection(Inspection):
+    """Learns what parameters hold from requests that nobody had anything against, the application included."""
+
+    __slots__ = ("_lessons",)
+
+    def __init__(
+        self,
+        lessons: Lessons,
+        validation: Rule | None,
+        detection: Rule | None,
+        judge: Judge,
+        terms: Terms,
+        usual: Mapping[str, Usual] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(validation, detection, judge, terms, usual)
+        self._lessons = lessons
+
+    def _worst(self, exchange: Exchange, parts: Iterable[Part]) -> Scored | None:
+        found = list(parts)
+        exchange.looked_at = [*exchange.looked_at, *found]
+        return super()._worst(exchange, found)
+
+    def on_complete(self, exchange: Exchange) -> None:
+        if exchange.looked_at and exchange.route is not None and exchange.status < 400 and not exchange.verdicts:
+            self._lessons.learn(exchange.route.name, exchange.looked_at)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from proxy.inspect.detector import Detector, Finding
 from proxy.inspect.parts import Part
+from proxy.inspect.profile import NOTHING, TEXT, Usual, kind_of, where
 from proxy.rejection import AttackSuspected
 
 LESS = frozenset({"cookie", "agent"})
@@ -15,6 +16,7 @@ ONE_LINE = frozenset({"path", "header", "cookie", "agent"})
 SHORTEST = 8
 """Letters and digits of which nothing can be hidden Base64."""
 TOGETHER_FROM, TOGETHER_MOST = 3, 256 * 1024
+UNUSUAL = Finding("profile.unusual", "profile", 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ class Judge:
         self._detector = detector
         self._exclusions = exclusions
 
-    def score(self, part: Part) -> Scored:
+    def score(self, part: Part, usual: Usual = NOTHING) -> Scored:
+        """What is found in a value, weighed by what is usual there."""
         look = self._detector.look_at_name if part.key else self._detector.look
         findings = look(part.value, part.place)
         if part.key and part.value == "prototype" and part.pointer.endswith("/constructor"):
@@ -73,13 +76,16 @@ class Judge:
             findings = [one for one in findings if one.kind == part.only]
         if findings and self._exclusions:
             findings = [one for one in findings if not any(two.covers(one, part) for two in self._exclusions)]
-        if part.place in LESS:
+        expected = usual.get(where(part)) if findings and usual and not part.key else None
+        if part.place in LESS or expected == TEXT:
             findings = [
                 one if one.score >= 5 else Finding(one.name, one.kind, one.score / 2, one.layers) for one in findings
             ]
+        elif expected is not None and kind_of(part.value) > expected:
+            findings = [*findings, UNUSUAL]
         return Scored(sum(one.score for one in findings), part, tuple(findings))
 
-    def worst(self, parts: Iterable[Part]) -> Scored | None:
+    def worst(self, parts: Iterable[Part], usual: Usual = NOTHING) -> Scored | None:
         """The first that reaches the threshold, else None. Many values are looked at together first."""
         found = list(parts)
         texts = [one.value for one in found if not one.key and one.place not in ONE_LINE]
@@ -91,7 +97,7 @@ class Judge:
         for part in found:
             short = len(part.value) < SHORTEST and part.value.isalnum() and part.value.isascii()
             if part.value and (not short or part.place == "agent"):
-                scored = self.score(part)
+                scored = self.score(part, usual)
                 if scored.score >= self.threshold:
                     return scored
         return None

@@ -35,6 +35,7 @@ from proxy.filters.request_id import Sampling
 from proxy.filters.throttle import Limit, Usage
 from proxy.fleet.board import Board
 from proxy.headers import ASSERTED
+from proxy.inspect.profile import Lessons
 from proxy.policy.answers import answers_of, cookie_terms
 from proxy.policy.cache import edge_terms
 from proxy.policy.clusters import cluster_spec, fallback_of
@@ -69,6 +70,7 @@ class Shared:
     purges: Board = field(default_factory=lambda: Board("purges"))
     purged: Board = field(default_factory=lambda: Board("purged"))
     name: str = field(default_factory=lambda: uuid4().hex[:12])
+    lessons: Lessons = field(default_factory=Lessons)
     edges: Edges | None = None
     """The cache, from the first policy on that has one."""
 
@@ -123,7 +125,7 @@ def compile_policy(
     counted = {route.name: route.stats for route in previous.routes.routes} if previous else {}
 
     def chain(used: list[str], more: dict[str, Limit]) -> FilterChain:
-        filters = _filters(policy, used, on_verdict, entropy)
+        filters = _filters(policy, used, on_verdict, entropy, shared.lessons)
         limits = _limits_of(policy, used, on_verdict) | more
         bans = policy.combined(used).bans
         if bans and bans.mode != "off":
@@ -285,7 +287,9 @@ def _limits_of(policy: Policy, used: list[str], on_verdict: OnVerdict) -> dict[s
     return found
 
 
-def _filters(policy: Policy, used: list[str], on_verdict: OnVerdict, entropy: Entropy) -> list[Filter]:
+def _filters(
+    policy: Policy, used: list[str], on_verdict: OnVerdict, entropy: Entropy, lessons: Lessons
+) -> list[Filter]:
     """The filters of the named sets in `filters.ORDER`; a rule is named for the last set that speaks of it."""
     merged = policy.combined(used)
     origin = {
@@ -333,6 +337,7 @@ def _filters(policy: Policy, used: list[str], on_verdict: OnVerdict, entropy: En
                 rule("validation", validation) if validation else None,
                 inspect,
                 rule("inspect", inspect) if inspect else None,
+                lessons,
             )
         )
     if merged.openapi and merged.openapi.mode != "off":

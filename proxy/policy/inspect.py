@@ -6,7 +6,7 @@ import functools
 
 from proxy.filter import Rule
 from proxy.filters.contract import ContractCheck
-from proxy.filters.inspection import Inspection, Terms
+from proxy.filters.inspection import Inspection, LearningInspection, Terms
 from proxy.filters.sanitization import BodySanitization, Sanitization
 from proxy.inspect.bodies import BodyTerms
 from proxy.inspect.cleaning import DEFAULT_ATTRIBUTES, DEFAULT_TAGS, edits
@@ -14,6 +14,7 @@ from proxy.inspect.detector import Detector
 from proxy.inspect.json_check import JsonTerms
 from proxy.inspect.judge import Exclusion, Judge
 from proxy.inspect.openapi import Contract, schema_check
+from proxy.inspect.profile import Lessons, Usual, usual
 from proxy.inspect.sanitizer import Field, Sanitizer
 from proxy.policy.models.inspect import InspectModel, JudgeModel, ValidationModel
 from proxy.policy.models.sanitize import FieldsModel, SanitizeFieldModel, SanitizeModel
@@ -32,8 +33,13 @@ def judge_of(model: JudgeModel) -> Judge:
 
 
 def inspection_of(
-    validation: ValidationModel | None, validation_rule: Rule | None, inspect: InspectModel | None, rule: Rule | None
+    validation: ValidationModel | None,
+    validation_rule: Rule | None,
+    inspect: InspectModel | None,
+    rule: Rule | None,
+    lessons: Lessons,
 ) -> Inspection:
+    """Raises ValueError where the profile can't be used."""
     model = inspect or InspectModel()
     terms = Terms(
         model.headers,
@@ -43,7 +49,21 @@ def inspection_of(
         model.on_oversize,
         _body_terms(validation) if validation else BodyTerms(inflate=model.max_body, dtd=True),
     )
-    return Inspection(validation_rule, rule, judge_of(model), terms)
+    expected = profile_in(model)
+    if model.learn:
+        return LearningInspection(lessons, validation_rule, rule, judge_of(model), terms, expected)
+    return Inspection(validation_rule, rule, judge_of(model), terms, expected)
+
+
+def profile_in(model: InspectModel) -> dict[str, Usual]:
+    """Raises ValueError where the file can't be used."""
+    if model.profile is None:
+        return {}
+    try:
+        return usual(read_document(model.profile))
+    except ValueError as error:
+        said = str(error)
+        raise ValueError(said if said.startswith(model.profile) else f"{model.profile}: {said}") from None
 
 
 def sanitizer_of(model: FieldsModel) -> Sanitizer:

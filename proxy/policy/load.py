@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from proxy.policy.clusters import cluster_spec, server_tls
 from proxy.policy.document import Document, Path_, dotted, read
 from proxy.policy.findings import Finding, PolicyError
-from proxy.policy.inspect import contract_in
+from proxy.policy.inspect import contract_in, profile_in
 from proxy.policy.limits import address_of, tokens_of
 from proxy.policy.model import Policy
 from proxy.policy.models.clusters import ClusterModel
@@ -190,6 +190,11 @@ def _references(policy: Policy, document: Document, *, whole: bool) -> list[Find
                 contract_in(one.openapi)
             except ValueError as error:
                 find(("policies", name, "openapi", "file"), str(error))
+        if one.inspect is not None:
+            try:
+                profile_in(one.inspect)
+            except ValueError as error:
+                find(("policies", name, "inspect", "profile"), str(error))
     for name, route in policy.routes.items():
         try:
             list(spread(name, route))

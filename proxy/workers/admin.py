@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from proxy.admin.guard import strange, stranger
 from proxy.admin.place import opened
+from proxy.inspect.profile import LEAST, merged
 from proxy.workers.merge import Merger, parsed
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class ParentAdmin:
                 web.get("/decisions", self._decisions),
                 web.get("/decisions/{id}", self._decision),
                 web.get("/shadow", self._shadow),
+                web.get("/profile", self._profile),
                 web.get("/limits", self._limits),
                 web.get("/limits/usage", self._usage),
                 web.post("/quitquitquit", self._quit),
@@ -229,6 +231,13 @@ class ParentAdmin:
                 added[of] = {**newest, "count": before["count"] + row["count"], "first": first}
         found = sorted(added.values(), key=lambda each: -int(each["count"]))
         return web.json_response({"findings": found[: int(top) if top.isdigit() else 50]})
+
+    async def _profile(self, request: web.Request) -> web.Response:
+        self._permit(request)
+        least = request.query.get("least", "")
+        asked = (self._asked(one, "GET", "/profile?least=1", _headers(request), b"") for one in self._parent.serving)
+        told = [one.json for one in await asyncio.gather(*asked) if one.status == 200]
+        return web.json_response(merged(told, int(least) if least.isdigit() else LEAST))
 
     async def _decision(self, request: web.Request) -> web.Response:
         said = await self._all(request)

@@ -74,7 +74,8 @@ def test_the_reference_explains_every_field() -> None:
     }
     elsewhere = (
         "routes.one-customer.match.prefix", "identity.jwt.keys_file", "identity.jwt.keys_url", "redis.sentinel",
-        "policies.example.websocket.messages.small.", "policies.example.openapi", "routes.one-customer.match.openapi",
+        "policies.example.websocket.messages.small.", "policies.example.openapi", "policies.example.inspect.profile",
+        "routes.one-customer.match.openapi",
         "routes.one-customer.match.base",
         "listener.tls.", "listener.redirect.", "clusters.app.tls.", "traces.", "cache.redis.",
         "redis.ca_file", "redis.cert_file", "redis.key_file",

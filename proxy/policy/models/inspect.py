@@ -76,7 +76,8 @@ class InspectModel(JudgeModel, RuleModel):
     """Values that look like attacks are refused with 403.
 
     `max_body` is how much of a body is read; `on_oversize` what becomes of a larger one: `refuse`, `pass`, or `head`
-    (judged by its first bytes). Large bodies are read by a thread, within `timeout`.
+    (judged by its first bytes). Large bodies are read by a thread, within `timeout`. `profile` is a file of what
+    parameters usually hold; `learn` makes one, which the admin tells at /profile.
     """
 
     headers: bool = True
@@ -84,3 +85,5 @@ class InspectModel(JudgeModel, RuleModel):
     on_oversize: Literal["refuse", "pass", "head"] = "refuse"
     timeout: Span = 1.0
     on_timeout: Literal["refuse", "pass"] = "refuse"
+    learn: bool = False
+    profile: str | None = None

@@ -54,5 +54,5 @@ def read_document(file: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is no YAML or JSON: {str(error).splitlines()[0]}") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{file} is no OpenAPI document")
+        raise ValueError(f"{file} holds no object: names and values are expected")
     return found
