@@ -69,6 +69,11 @@ class Rule:
         exchange.verdicts += (verdict,)
         self._on_verdict(exchange, verdict)
 
+    def shadowed(self, exchange: Exchange, rejection: Rejection) -> None:
+        """Count and tell what a rule that shadows would have refused; not kept: a WebSocket has many messages."""
+        verdict = Verdict(self.name, rejection.reason, rejection.status, False, why=rejection.detail)
+        self._on_verdict(exchange, verdict)
+
     def changed(self, exchange: Exchange, detail: str, *, recorded: bool = True) -> None:
         """Count a change, which only an enforcing rule may make; and record it, but of a WebSocket's many messages.
 

@@ -192,6 +192,13 @@ class MessageRefused(Rejection):
     status, close_code, reason, title = 403, 1008, "message-refused", "Message refused"
 
 
+class ProtocolViolation(Rejection):
+    """Frames that RFC 6455 does not allow."""
+
+    status, close_code, reason, title = 400, 1002, "protocol-violation", "Protocol violated"
+    remedy = "A WebSocket library in good order sends no such frame."
+
+
 class SlowConsumer(Rejection):
     """A WebSocket client does not take what is sent to it."""
 

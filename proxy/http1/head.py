@@ -18,6 +18,8 @@ _END = b"\r\n\r\n"
 _KNOWN_VERSIONS = {"1.1": 1, "1.0": 0}
 _ENDS_MESSAGE_ODDLY = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _PLAIN_LINE = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[\x21\x22\x24-\x7e]*) HTTP/1\.1")
+_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} [\x21-\x7e\x80-\xff]+ HTTP/\d\.\d")
+"""RFC 9112 section 3: single spaces, and no other protocol; llhttp takes RTSP and ICE, too."""
 MAX_BLOCK_KEPT = 4096
 _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} [!-~]+ HTTP/1\.[01]\r\n")
 _VERSION = re.compile(rb" HTTP/(\d)\.(\d)\r\n")
@@ -34,6 +36,7 @@ class RequestHeadParser:
     __slots__ = (
         "_block",
         "_complete",
+        "_line",
         "_llhttp",
         "_max_count",
         "_max_size",
@@ -62,6 +65,8 @@ class RequestHeadParser:
         self._tail = b""
         self._complete = False
         self._block = b""
+        self._line = bytearray()
+        """What is there of a request line that came in pieces."""
         self.facts: RequestFacts | None = None
 
     def on_url(self, url: bytes) -> None:
@@ -79,6 +84,7 @@ class RequestHeadParser:
         Raises a Rejection that says what is wrong. The parser is then of no further use.
         """
         begun = self.begun
+        start = 0
         if self._block and self.facts is not None and not begun and data.endswith(self._block):
             used = self._feed_known(data)
             if used:
@@ -88,7 +94,6 @@ class RequestHeadParser:
             end = joined.find(_END)
             used = end + 4 - len(self._tail)
         else:
-            start = 0
             if data[0] <= 0x0D:
                 start = self._leading_line(data)
             self.begun = True
@@ -100,6 +105,8 @@ class RequestHeadParser:
             used = end + 4
             joined = data
         head = data if end < 0 or used == len(data) else data[:used]
+        if begun or end < 0:
+            self._keep_line(head, start, fresh=not begun)
         allowed = self._max_size - self.size
         self.size += len(head)
         if len(head) > allowed:
@@ -107,15 +114,18 @@ class RequestHeadParser:
         try:
             self._llhttp.feed_data(head)
         except httptools.HttpParserUpgrade:
+            self._check_line(head, start, whole=not begun)
             self._finish(reusable=False)
+            self._block = b""
             return used
         except httptools.HttpParserError as error:
             raise self._diagnose(error, data) from None
         if self._complete:
+            self._check_line(head, start, whole=not begun)
             self._finish(reusable=True)
             self._block = b""
             if self.size <= MAX_BLOCK_KEPT and not begun and self.minor:
-                self._block = head[head.index(b"\r\n") :]
+                self._block = head[head.index(b"\r\n", start) :]
             return used
         if self.size > self._max_size:
             raise self._too_large()
@@ -139,6 +149,23 @@ class RequestHeadParser:
         if data == b"\r":
             return 1
         raise MalformedRequest("more than one empty line, or a control character, before the request line")
+
+    def _keep_line(self, head: bytes, start: int, *, fresh: bool) -> None:
+        line = self._line
+        if fresh:
+            line.clear()
+        if not line.endswith(b"\r\n"):
+            seen = max(0, len(line) - 1)
+            line += head[start:]
+            end = line.find(b"\r\n", seen)
+            if end >= 0:
+                del line[end + 2 :]
+
+    def _check_line(self, head: bytes, start: int, *, whole: bool) -> None:
+        """Raises MalformedRequest."""
+        line = head[start : head.index(b"\r\n", start)] if whole else bytes(self._line[:-2]).removeprefix(b"\n")
+        if not _LINE.fullmatch(line):
+            raise MalformedRequest("the request line is not METHOD TARGET HTTP/1.1 with single spaces")
 
     def _finish(self, *, reusable: bool) -> None:
         if len(self.pairs) > self._max_count:

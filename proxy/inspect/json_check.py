@@ -113,3 +113,19 @@ def _find_twice(raw: bytes, complaint: Complaint) -> None:
         return made
 
     json.loads(raw, object_pairs_hook=checked)
+
+
+def has_name_twice(raw: bytes, value: Any) -> bool:
+    """Whether a name stands twice in an object of `raw`, of which a parser that takes the last made `value`."""
+    if b"\\u" not in raw and orjson.dumps(value).count(b":") == raw.count(b":"):
+        return False
+    try:
+        _find_twice(raw, _Twice)
+    except (_Twice, RecursionError):
+        return True
+    return False
+
+
+class _Twice(Exception):
+    def __init__(self, check: str, detail: str, pointer: str = "", status: int = 400) -> None:
+        super().__init__(detail)

@@ -56,7 +56,7 @@ class ClientConnection(asyncio.Protocol):
         self._eof = False
 
     def hold(self) -> None:
-        if not self.held:
+        if not self.held and not self._transport.is_closing():
             self.held = True
             self._transport.pause_reading()
 
@@ -68,7 +68,13 @@ class ClientConnection(asyncio.Protocol):
     def read_on(self) -> None:
         if self.held:
             self.held = False
-            self._transport.resume_reading()
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the client takes no more for now."""
+        return self._blocked_since > 0
 
     def blocked_for(self, now: float) -> float:
         """Seconds since the client last took what was sent; 0 where nothing waits."""

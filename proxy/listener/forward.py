@@ -195,7 +195,9 @@ class Forwarder(Judged):
     def on_upstream_writable(self, writable: bool) -> None:
         self._upstream_at = self.upload.progress_at = self._loop.time()
         self.upload.progress = 0
-        if writable:
+        if self.session is not None:
+            self.session.flow(self.session.from_client)
+        elif writable:
             self._client.read_on()
         else:
             self._client.hold()
@@ -266,9 +268,9 @@ class Forwarder(Judged):
     # the client
 
     def on_client_writable(self, writable: bool) -> None:
-        if self._outruns_client:
-            return
-        if self._upstream is not None and not self._upstream.transport.is_closing():
+        if self.session is not None:
+            self.session.flow(self.session.from_upstream)
+        elif self._upstream is not None and not self._upstream.transport.is_closing():
             if writable:
                 self._upstream.resume_reading()
                 self._upstream_at = self._loop.time()

@@ -30,11 +30,12 @@ from proxy.listener.connection import (
     ClientConnection,
 )
 from proxy.listener.forward import Forwarder
-from proxy.listener.handshake import is_handshake
+from proxy.listener.handshake import is_handshake, propose
 from proxy.listener.overload import OVERLOADED
 from proxy.listener.rescue import refusal
 from proxy.rejection import (
     BodyTooLarge,
+    Draining,
     MalformedRequest,
     MethodNotImplemented,
     Overloaded,
@@ -233,7 +234,10 @@ class Downstream(ClientConnection):
         if websocket:
             if not route.websocket:
                 raise UpgradeNotAllowed("this route takes no WebSockets", rule=f"routes.{route.name}.websocket")
+            if listener.draining:
+                raise Draining("WebSockets are opened elsewhere now", rule="listener.drain", retry_after=1.0)
             exchange.websocket = True
+            propose(exchange, route.sockets)
         if length > route.limits.max_body:
             self._refuse_body(
                 exchange, BodyTooLarge(f"the body exceeds {route.limits.max_body} bytes", rule="limits.max_body")
@@ -337,6 +341,10 @@ class Downstream(ClientConnection):
         early, self._backlog = self._backlog, b""
         if early:
             self._forward.on_tunnel_client_data(early)
+        if self._state == TUNNEL and not self.held and not self._transport.is_closing():
+            self._transport.resume_reading()
+        if self.listener.draining:
+            self._forward.drain(self.listener.drain_until - self._loop.time())
         if self._eof:
             self._forward.on_tunnel_client_eof()
 
@@ -347,7 +355,9 @@ class Downstream(ClientConnection):
         self.read_on()
         if not clean and not exchange.minor:
             self._reset()
-        elif not clean or self._state == TUNNEL:
+        elif self._state == TUNNEL:
+            self._linger()
+        elif not clean:
             self._close()
         elif not keep_alive:
             self._linger() if self._state == BODY or self._backlog else self._close()

@@ -6,14 +6,18 @@ and what waits for a decision is not read past.
 
 from __future__ import annotations
 
+import asyncio
 import codecs
+import logging
 from typing import TYPE_CHECKING
 
-from proxy.rejection import InvalidPayload, MessageTooLarge, RateLimited, Rejection
+from proxy.filter import Mode
+from proxy.rejection import MessageTooLarge, RateLimited, Rejection
 from proxy.throttle.charge import Charge, Decision
 from proxy.websocket.frames import (
     CLOSE,
     CONTINUATION,
+    INTERNAL,
     INVALID,
     RSV1,
     TEXT,
@@ -23,11 +27,15 @@ from proxy.websocket.frames import (
     unmasked,
 )
 from proxy.websocket.messages import Message
-from proxy.websocket.rules import MessageRule
+from proxy.websocket.rules import Inspected, MessageRule, Size
 
 if TYPE_CHECKING:
     from proxy.listener.websocket import Session
 
+log = logging.getLogger(__name__)
+
+OFF_LOOP = 8 * 1024
+"""Bytes of a message from which on a thread inspects it."""
 MAX_FRAGMENTS = 16_384
 """Of a message that is held: empty ones cost memory, too."""
 
@@ -36,8 +44,9 @@ class Relay:
     """One direction: frames of one side, judged and written to the other."""
 
     __slots__ = (
-        "_checks", "_decoder", "_dropping", "_from_client", "_key", "_key_at", "_limits", "_message", "_most", "_rules",
-        "_session", "_utf8", "_whole", "closed", "reader",
+        "_checks", "_decoder", "_dropping", "_from_client", "_inflation", "_inspects", "_key", "_key_at", "_limits",
+        "_message", "_most", "_rules", "_session", "_sizes", "_slow", "_utf8", "_whole", "broken", "closed", "reader",
+        "stopped",
     )  # fmt: skip
 
     def __init__(self, session: Session, *, from_client: bool, deflate: bool) -> None:
@@ -45,10 +54,16 @@ class Relay:
         self._session = session
         self._from_client = from_client
         self._rules = tuple(one for one in terms.rules if (one.client if from_client else one.upstream))
-        self._checks = tuple((check.judge, check.begin(), one) for one in self._rules for check in one.checks)
+        self._checks = tuple((check, check.begin(), one) for one in self._rules for check in one.checks)
+        self._sizes = tuple(
+            (check, one) for check, _, one in self._checks if isinstance(check, Size) and one.rule.mode is Mode.ENFORCE
+        )
+        self._slow = any(isinstance(check, Inspected) for check, _, _ in self._checks)
         self._limits = tuple(one for one in self._rules if one.limit is not None)
         self._most = terms.most
-        self._whole = bool(self._rules) or (not from_client and terms.slow != "wait")
+        self._inflation = (terms.most, terms.ratio)
+        self._inspects = deflate and terms.deflate == "inspect"
+        self._whole = bool(self._rules) or self._inspects or (not from_client and terms.slow != "wait")
         """Whether messages go on whole or not at all: a rule judges them, or a slow client may miss some."""
         self._utf8 = terms.utf8
         self._decoder: codecs.IncrementalDecoder | None = None
@@ -58,6 +73,10 @@ class Relay:
         self._key_at = 0
         self.closed = False
         """Whether this side has sent its close frame."""
+        self.stopped = False
+        """Whether nothing of this side is passed on any more: it has closed, or the proxy closes."""
+        self.broken = False
+        """Whether this side broke the protocol, and is not read any more."""
         self.reader = FrameReader(self, masked=from_client, deflate=deflate)
 
     # Sink
@@ -68,7 +87,7 @@ class Relay:
         if opcode >= CLOSE:
             session.on_control(self, opcode, raw, head)
             return
-        if session.closing or self.closed:
+        if self.stopped:
             return
         if self._whole:
             self._collect(first, raw, head)
@@ -78,25 +97,40 @@ class Relay:
         if first & 0x80:
             session.stats.count(self._from_client)
         session.write(self, raw)
+        if session.unsaid:
+            session.speak()
 
     def on_large(self, first: int, length: int, raw: bytes, head: int) -> bool:
         """In pieces where nobody has to see the whole; else it is held, as far as anything may be."""
         session = self._session
-        if session.closing or self.closed:
+        if self.stopped:
             return True
         if self._whole:
-            most = session.terms.most
-            held = self._message.size if self._message else 0
-            if length + held <= most:
-                return False
-            self._dropping = True
-            self._message = None
-            session.violate(self._too_large(most), self)
-            return True
+            return self._refuses(length)
         self._key, self._key_at = raw[head - 4 : head] if self._from_client else b"", 0
         self._begin_text(first)
         self._decode(raw[head:], final=False)
         session.write(self, raw)
+        return True
+
+    def _refuses(self, length: int) -> bool:
+        """Whether a message that goes on with a frame of that length is too large for what has to see it whole."""
+        session = self._session
+        most = session.terms.most
+        size = length + (self._message.size if self._message else 0)
+        if self._message is None and self._dropping:
+            return True
+        for check, rule in self._sizes:
+            try:
+                check.announced(size, length)
+            except Rejection as rejection:
+                self._dropping, self._message = True, None
+                session.refused(rule, rejection, self)
+                return True
+        if size <= most:
+            return False
+        self._dropping, self._message = True, None
+        session.violate(self._too_large(most), self)
         return True
 
     @property
@@ -104,12 +138,17 @@ class Relay:
         """Whether the other side has a frame's beginning and waits for its rest: nothing of ours may come between."""
         return self.reader.left > 0 and not self._dropping
 
+    @property
+    def between(self) -> bool:
+        """Whether a message of the proxy's own may come now: amid another's fragments only control frames may."""
+        return not (self.closed or self.amid or (self.reader.message and not self._whole))
+
     def on_piece(self, data: bytes, ended: bool) -> None:
         session = self._session
-        if session.closing or self.closed:
-            return
         if self._dropping:
-            self._dropping = not ended
+            self._dropping = not ended or bool(self.reader.message)
+            return
+        if self.stopped:
             return
         self._decode(data, final=ended and not self.reader.message)
         if ended and not self.reader.message:
@@ -167,9 +206,9 @@ class Relay:
                 return
             opcode = first & 0x0F
             if first & 0x80 and len(raw) <= self._most:
-                self._judge(Message.of(opcode, raw, head, self._from_client, self._most))
+                self._judge(Message.of(opcode, raw, head, self._from_client, self._inflation))
                 return
-            message = self._message = Message(opcode, self._from_client, self._most)
+            message = self._message = Message(opcode, self._from_client, self._inflation)
         message.add(raw, head)
         if message.size > session.terms.most or message.fragments > MAX_FRAGMENTS:
             self._message, self._dropping = None, bool(self.reader.message)
@@ -179,28 +218,77 @@ class Relay:
             self._judge(message)
 
     def _judge(self, message: Message) -> None:
+        """First whether it is what it says, which no rule's mode or action can change; then the rules."""
         session = self._session
+        if self._verified(message):
+            try:
+                _ = message.payload
+            except Rejection as rejection:
+                session.violate(rejection, self)
+                return
+        if self._slow and message.size > OFF_LOOP:
+            self._judge_apart(message)
+            return
         exchange, now = session.exchange, session.last_activity
         failed: MessageRule | None = None
-        for judge, state, rule in self._checks:
+        for check, state, rule in self._checks:
             if rule is failed:
                 continue
             try:
-                judge(state, exchange, message, now)
+                check.judge(state, exchange, message, now)
             except Rejection as rejection:
                 if session.refused(rule, rejection, self):
                     return
                 failed = rule
-        if self._utf8 and message.opcode == TEXT and not message.raws[0][0][0] & RSV1:
-            try:
-                _ = message.payload
-            except InvalidPayload as rejection:
-                session.violate(rejection, self)
-                return
+        self._judged(message)
+
+    def _verified(self, message: Message) -> bool:
+        """Whether its payload has to be good: UTF-8 (RFC 6455 section 8.1), and what it inflates to within bounds."""
+        if message.compressed:
+            return self._inspects
+        return self._utf8 and message.opcode == TEXT
+
+    def _judged(self, message: Message) -> None:
         if self._limits:
             self._ask(self._limits, message)
         else:
             self._pass(message)
+
+    def _judge_apart(self, message: Message) -> None:
+        """By a thread, so that nobody else waits; nothing more of this side is looked at meanwhile."""
+        session = self._session
+        self.reader.paused = True
+        session.flow(self)
+        loop = asyncio.get_running_loop()
+        judging = loop.run_in_executor(None, self._refusals, message, session.last_activity)
+        judging.add_done_callback(lambda done: self._on_judged(done, message))
+
+    def _refusals(self, message: Message, now: float) -> list[tuple[MessageRule, Rejection]]:
+        """By rule, up to the first that enforces."""
+        found: list[tuple[MessageRule, Rejection]] = []
+        for check, state, rule in self._checks:
+            if found and found[-1][0] is rule:
+                continue
+            try:
+                check.judge(state, self._session.exchange, message, now)
+            except Rejection as rejection:
+                found.append((rule, rejection))
+                if rule.rule.mode is Mode.ENFORCE:
+                    break
+        return found
+
+    def _on_judged(self, done: asyncio.Future[list[tuple[MessageRule, Rejection]]], message: Message) -> None:
+        session = self._session
+        self.reader.paused = False
+        if done.cancelled() or session.over or self.stopped:
+            return
+        error = done.exception()
+        if error is not None:
+            log.error("a message could not be judged", exc_info=error)
+            session.close(INTERNAL, "the proxy failed on this message")
+        elif not any(session.refused(rule, rejection, self) for rule, rejection in done.result()):
+            self._judged(message)
+        session.go_on(self)
 
     def _pass(self, message: Message) -> None:
         session = self._session
@@ -238,11 +326,11 @@ class Relay:
         limiter.decide(charges, "-", decided)
         waiting = False
         if self.reader.paused:
-            session.hold(self)
+            session.flow(self)
 
     def _decided(self, decision: Decision, charges: list[Charge], owners: list[MessageRule], message: Message) -> None:
         session = self._session
-        if session.closing or session.over:
+        if self.stopped or session.over:
             return
         usage = session.terms.usage
         for rule, charge, outcome in zip(owners, charges, decision.outcomes, strict=True):
@@ -251,7 +339,7 @@ class Relay:
             if outcome.admitted:
                 continue
             if charge.quota.shadow:
-                session.count(charge.quota.name)
+                session.count_trial(charge.quota.name)
                 continue
             wait = outcome.retry / 1000
             rejection = RateLimited(

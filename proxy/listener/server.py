@@ -90,6 +90,8 @@ class Listener:
         self.loop = asyncio.get_running_loop()
         self.stats = ListenerStats()
         self.draining = False
+        self.drain_until = 0.0
+        """Seconds of the loop's clock."""
         self._parting = False
         self.guard = OverloadGuard(settings.overload)
         self.name = name
@@ -304,6 +306,7 @@ class Listener:
     def begin_drain(self, seconds: float) -> None:
         """From now on every answer is its connection's last, and who waits for a next request is let go soon."""
         self.draining = True
+        self.drain_until = self.loop.time() + seconds
         if not self._parting:
             self._parting = True
             for connection in list(self._connections):

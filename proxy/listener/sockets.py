@@ -30,15 +30,12 @@ class Sockets(Attempts):
     def _finish(self, *, clean: bool) -> None:
         """Give everything back; the Forwarder's."""
 
-    @property
-    def _outruns_client(self) -> bool:
-        """Whether the upstream goes on though the client does not read: what it sends is dropped, or ends it."""
-        return self.session is not None and self.session.terms.slow != "wait"
-
     def _end_session(self, session: Session) -> None:
         session.over = True
         self.session = None
-        if self._attempt is not None:
+        if session.failed:
+            self._attempt_failed("reset")
+        elif self._attempt is not None:
             self._attempt.ended_well()
 
     def on_upstream_switched(self, response: Response, data: bytes) -> None:

@@ -14,11 +14,12 @@ import orjson
 from proxy.exchange import Exchange
 from proxy.filter import Mode
 from proxy.listener.relay import Relay
-from proxy.rejection import RateLimited, Rejection, SlowConsumer
+from proxy.rejection import InvalidUpstreamResponse, ProtocolViolation, RateLimited, Rejection, SlowConsumer
 from proxy.websocket.frames import (
     BAD_GATEWAY,
     CLOSE,
     GOING_AWAY,
+    INTERNAL,
     INVALID,
     PING,
     PONG,
@@ -44,6 +45,10 @@ MAX_KEPT = 256 * 1024
 OUR_PING = b"simplepro"
 MEASURED_EVERY = 32
 """Pieces that were read; of one in so many it is measured how long the proxy took over it."""
+MAX_UNSAID = 16
+"""Error frames that wait for the end of another message."""
+APPLICATION_CODES = 3000
+"""From here on close codes are anybody's own (RFC 6455 section 7.4.2): counted by thousands, but for the proxy's."""
 
 
 class Session:
@@ -60,6 +65,9 @@ class Session:
         "_listener",
         "_ping_state",
         "_pinged",
+        "_pings_passed",
+        "_pong_due",
+        "_said",
         "_time",
         "_upstream",
         "_upstream_gone",
@@ -67,6 +75,7 @@ class Session:
         "age_limit",
         "closing",
         "exchange",
+        "failed",
         "from_client",
         "from_upstream",
         "heard",
@@ -75,6 +84,7 @@ class Session:
         "over",
         "stats",
         "terms",
+        "unsaid",
     )
 
     def __init__(
@@ -98,10 +108,19 @@ class Session:
         """Whether nothing more can be, or is to be, written to it."""
         self.closing = False
         """Whether the proxy closes it: nothing but close frames is looked at any more."""
+        self.failed = False
+        """Whether the application broke the protocol, or said that it failed."""
+        self.unsaid: list[bytes] = []
+        """Error frames that wait for the end of the application's message."""
         self.over = False
         self._waiting_close: tuple[int, str, str, int] | None = None
         self._fed = 0
         self._closed_by = ""
+        self._said = b""
+        """The payload of the client's close frame."""
+        self._pong_due = False
+        self._pings_passed = 0
+        """The application's pings that the client may still answer."""
         self._close_by = float("inf")
         self.opened = self.last_activity = self.heard = self._pinged = self.now()
         jitter = 1 - terms.age_jitter * random.random()  # noqa: S311  # jitter
@@ -133,7 +152,7 @@ class Session:
         self._feed(self.from_upstream, data)
 
     def _feed(self, relay: Relay, data: bytes) -> None:
-        if self.over:
+        if self.over or relay.broken:
             return
         reader = relay.reader
         self._fed += 1
@@ -142,13 +161,16 @@ class Session:
             reader.feed(data)
             if began:
                 self.stats.latency.observe(perf_counter() - began)
-            if reader.paused and reader.held > MAX_KEPT:
-                self.hold(relay)
         except ProtocolError as error:
+            relay.broken = True
             self.exchange.failure = self.exchange.failure or "websocket-protocol"
             if relay is self.from_client:
+                self._listener.on_rejected(self.exchange, ProtocolViolation(error.reason, rule="websocket.protocol"))
                 self.close(error.code, error.reason, "proxy")
             else:
+                self.failed = True
+                told = InvalidUpstreamResponse(error.reason, rule="websocket.upstream")
+                self._listener.on_rejected(self.exchange, told)
                 self.close(BAD_GATEWAY, "the application broke the protocol", "upstream", upstream=error.code)
 
     def write(self, relay: Relay, data: bytes) -> None:
@@ -167,21 +189,25 @@ class Session:
             self.violate(SlowConsumer(f"more than {self.terms.buffer} bytes wait", rule="websocket.slow"), relay)
         return True
 
-    def hold(self, relay: Relay) -> None:
-        if relay is self.from_client:
-            self._client.hold()
-        elif not self._upstream_gone:
-            self._upstream.pause_reading()
-
-    def go_on(self, relay: Relay) -> None:
-        """What it had to wait for is there."""
+    def flow(self, relay: Relay) -> None:
+        """A side is read on, unless a decision on what it said is awaited, or the other side takes nothing."""
         if self.over:
             return
         if relay is self.from_client:
-            self._client.read_on()
-        elif not self._upstream_gone:
-            self._upstream.resume_reading()
+            if relay.reader.paused or not (self._upstream_gone or self._upstream.writable):
+                self._client.hold()
+            else:
+                self._client.read_on()
+        elif not self._upstream_gone and not self._upstream.transport.is_closing():
+            if relay.reader.paused or (self.terms.slow == "wait" and self._client.blocked):
+                self._upstream.pause_reading()
+            else:
+                self._upstream.resume_reading()
+
+    def go_on(self, relay: Relay) -> None:
+        """What it had to wait for is there."""
         self._feed(relay, b"")
+        self.flow(relay)
 
     # control frames
 
@@ -189,14 +215,28 @@ class Session:
         if opcode == CLOSE:
             self._on_close(relay, raw, head)
             return
-        if self.closing or relay.closed:
+        if relay.stopped:
             return
         if relay is self.from_client:
-            if opcode == PONG and unmasked(raw, head, True) == OUR_PING:
+            if not self._client_may(opcode, raw, head):
                 return
-            if opcode == PING and self.terms.pings is not None and not self._may_ping(self.terms.pings):
+        else:
+            if self.is_slow(relay):
                 return
+            if opcode == PING:
+                self._pings_passed += 1
         self.write(relay, raw)
+
+    def _client_may(self, opcode: int, raw: bytes, head: int) -> bool:
+        """Answer pings, and send so many of its own, or pongs that nobody asked for (RFC 6455 section 5.5.3)."""
+        if opcode == PONG:
+            if self._pong_due and unmasked(raw, head, True) == OUR_PING:
+                self._pong_due = False
+                return False
+            if self._pings_passed:
+                self._pings_passed -= 1
+                return True
+        return self.terms.pings is None or self._may_ping(self.terms.pings)
 
     def _may_ping(self, pings: Rate) -> bool:
         try:
@@ -208,10 +248,15 @@ class Session:
         return True
 
     def _on_close(self, relay: Relay, raw: bytes, head: int) -> None:
-        code, _ = closing(unmasked(raw, head, relay is self.from_client))
+        payload = unmasked(raw, head, relay is self.from_client)
+        code, _ = closing(payload)
         if relay.closed:
             return
-        relay.closed = True
+        relay.closed = relay.stopped = True
+        if relay is self.from_client:
+            self._said = payload
+        elif code == INTERNAL and not self.from_client.closed:
+            self.failed = True
         other = self.from_upstream if relay is self.from_client else self.from_client
         if self.closing:
             self.over = relay is self.from_client
@@ -238,10 +283,11 @@ class Session:
         if self.closing or self.over:
             return
         self._close_by = min(self._close_by, self.now() + self.terms.close_timeout)
-        if self.from_upstream.amid and not self._upstream_gone:
+        self.from_client.stopped = True
+        if self.from_upstream.amid and not self._upstream_gone and not self.from_upstream.broken:
             self._waiting_close = self._waiting_close or (code, reason, side, upstream)
             return
-        self.closing = True
+        self.closing = self.from_upstream.stopped = True
         self._record(code, side)
         if not self.from_upstream.closed and not self.from_upstream.amid:
             self._client.send(close_frame(code, reason, masked=False))
@@ -256,10 +302,21 @@ class Session:
         waiting, self._waiting_close = self._waiting_close, None
         if waiting is not None:
             self.close(*waiting)
+        elif self.unsaid:
+            self.speak()
+
+    def speak(self) -> None:
+        """Say what has to wait while the application's message goes on; after its close frame nothing is said."""
+        if self.from_upstream.between and not self.closing:
+            for told in self.unsaid:
+                self._client.send(told)
+            self.unsaid.clear()
 
     def _record(self, code: int, side: str) -> None:
         if not self._closed_by:
             self._closed_by = side
+            if side != "proxy" and code >= APPLICATION_CODES:
+                code -= code % 1000
             self.stats.open -= 1
             self.stats.closed[code, side] += 1
 
@@ -277,6 +334,11 @@ class Session:
         if self.from_upstream.closed or self.closing:
             self.over = self.over or self.from_client.closed or self.from_upstream.closed
             return False
+        if self.from_client.closed:
+            if not self.from_upstream.amid:
+                self._client.send(frame(CLOSE, self._said, masked=False))
+            self.over = True
+            return False
         self.close(BAD_GATEWAY, "the application closed the connection", "upstream")
         return True
 
@@ -293,11 +355,14 @@ class Session:
         elif now >= self.age_limit:
             self.close(RESTART, "this connection is old; connect again")
         elif terms.heartbeat:
+            if self._client.held:
+                self.heard = now
             if now - self.heard > 2 * terms.heartbeat + 1:
                 self.exchange.failure = "websocket-heartbeat"
                 self.close(GOING_AWAY, "no answer to pings")
             elif now - max(self._pinged, self.heard) >= terms.heartbeat and not self.from_upstream.amid:
                 self._pinged = now
+                self._pong_due = True
                 self._client.send(frame(PING, OUR_PING, masked=False))
 
     def drain(self, seconds: float) -> None:
@@ -312,15 +377,14 @@ class Session:
         """Whether the message goes no further; where the rule only shadows it is counted, and goes on."""
         rejection.rule = rule.rule.name
         if rule.rule.mode is not Mode.ENFORCE:
-            self.count(rejection.rule, rejection)
+            rule.rule.shadowed(self.exchange, rejection)
             return False
         self.violate(rejection, relay, rule.action)
         return True
 
-    def count(self, rule: str, rejection: Rejection | None = None) -> None:
-        """What a rule that only shadows (or a trial of one) would have refused."""
-        reason = rejection.reason if rejection is not None else RateLimited.reason
-        self._listener.stats.rejections[rule, reason, "shadow"] += 1
+    def count_trial(self, quota: str) -> None:
+        """A limit on trial would have refused."""
+        self._listener.stats.rejections[quota, RateLimited.reason, "shadow"] += 1
 
     def violate(self, rejection: Rejection, relay: Relay, action: str = "close") -> None:
         """Count and log; then close, or drop the message, and tell its sender where the rule says so."""
@@ -328,7 +392,7 @@ class Session:
         if action == "close":
             retry = f"; retry in {rejection.retry_after:.0f} s" if rejection.retry_after else ""
             self.close(rejection.close_code, f"{rejection.rule}: {rejection.detail}{retry}")
-        elif action == "error" and relay is self.from_client and not self.from_upstream.amid:
+        elif action == "error" and relay is self.from_client and len(self.unsaid) < MAX_UNSAID:
             told: dict[str, object] = {
                 "type": "error",
                 "rule": rejection.rule,
@@ -337,7 +401,8 @@ class Session:
             }
             if rejection.retry_after:
                 told["retryAfter"] = round(rejection.retry_after, 3)
-            self._client.send(frame(TEXT, orjson.dumps(told), masked=False))
+            self.unsaid.append(frame(TEXT, orjson.dumps(told), masked=False))
+            self.speak()
 
     def shown(self, now: float) -> dict[str, object]:
         """For the admin; nothing of what was said."""

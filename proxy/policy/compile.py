@@ -48,7 +48,7 @@ from proxy.policy.models.identity import ApiKeysModel, CertificatesModel, JwtMod
 from proxy.policy.models.limits import BansModel
 from proxy.policy.models.routes import MatchModel, RouteModel
 from proxy.policy.operations import spread
-from proxy.policy.websocket import deflate_of, terms_of
+from proxy.policy.websocket import terms_of
 from proxy.routing import Matcher, Route, RouteLimits, RouteTable
 from proxy.telemetry.stats import RouteStats
 from proxy.throttle.charge import Limiter, Quota, Strategy
@@ -325,7 +325,6 @@ def _filters(
                 rule("websocket", socket),
                 tuple(socket.origins),
                 tuple(one.encode() for one in socket.subprotocols),
-                deflate_of(socket),
             )
         )
     validation = merged.validation if merged.validation and merged.validation.mode != "off" else None

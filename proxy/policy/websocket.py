@@ -32,9 +32,10 @@ def terms_of(
         rules=rules,
         limiter=limiter,
         usage=usage,
-        deflate=deflate_of(model),
+        deflate=_deflate_of(model),
         utf8=model.utf8,
         most=model.most,
+        ratio=model.ratio,
         heartbeat=model.heartbeat,
         max_age=model.max_age,
         age_jitter=model.age_jitter,
@@ -45,7 +46,7 @@ def terms_of(
     )
 
 
-def deflate_of(model: WebSocketModel) -> Any:
+def _deflate_of(model: WebSocketModel) -> Any:
     """Where nothing is said: off where rules read messages, else as the two sides agree."""
     reads = any(one.reads and one.mode != "off" for one in model.messages.values())
     return model.deflate or ("off" if reads else "pass")
@@ -54,7 +55,7 @@ def deflate_of(model: WebSocketModel) -> Any:
 def message_rule(name: str, model: MessageRuleModel, on_verdict: OnVerdict, *, plain_labels: bool) -> MessageRule:
     rule = Rule(name, Mode(model.mode), on_verdict)
     checks: list[Check] = []
-    if model.max_size is not None or model.max_frame is not None:
+    if model.max_size is not None or model.max_frame is not None or "fragments" in model.model_fields_set:
         checks.append(Size(model.max_size or UNBOUNDED, model.max_frame or 0, model.fragments))
     if model.sanitize is not None:
         checks.append(Sanitized(rule, sanitizer_of(model.sanitize)))

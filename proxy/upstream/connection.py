@@ -179,7 +179,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._receiver = None
         body = self._body
         answered = body is not None and body.ended and body.clean
-        kept = self._keep_alive and not self._abandoned and not self.pool.preamble
+        kept = self._keep_alive and not (self._abandoned or self._tunnel or self.pool.preamble)
         if answered and request_ended and kept and not self.transport.is_closing():
             if self._paused:
                 self.resume_reading()

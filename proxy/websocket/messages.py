@@ -7,18 +7,23 @@ from typing import Any
 
 import orjson
 
+from proxy.inspect.json_check import has_name_twice
 from proxy.rejection import InvalidPayload, MessageTooLarge
 from proxy.websocket.frames import RSV1, TEXT, frame, unmasked
 
 TAIL = b"\x00\x00\xff\xff"
 """RFC 7692 section 7.2.2."""
+_ENDS = (b"", TAIL, b"\x00" + TAIL)
+"""What may come after a block that says that it is the last (section 7.2.3.4)."""
+LEAST_INFLATED = 4096
+"""Bytes that anything may inflate to."""
 
 
 class Message:
     """`raws` are its frames as they came, with where each payload begins; `size` is of the payloads as they came."""
 
     __slots__ = (
-        "_inflated_most",
+        "_inflation",
         "_json",
         "_masked",
         "_payload",
@@ -30,7 +35,8 @@ class Message:
         "type",
     )
 
-    def __init__(self, opcode: int, masked: bool, inflated_most: int) -> None:
+    def __init__(self, opcode: int, masked: bool, inflation: tuple[int, int]) -> None:
+        """`inflation` is what it may inflate to: bytes, and times of what came."""
         self.opcode = opcode
         self.raws: list[tuple[bytes, int]] = []
         self.size = 0
@@ -38,15 +44,15 @@ class Message:
         self.type = ""
         """What the rule that reads types found, for others and for who looks at refusals."""
         self._masked = masked
-        self._inflated_most = inflated_most
+        self._inflation = inflation
         self._payload: bytes | None = None
         self._json: Any = None
         self._replaced = False
 
     @classmethod
-    def of(cls, opcode: int, raw: bytes, head: int, masked: bool, inflated_most: int) -> Message:
+    def of(cls, opcode: int, raw: bytes, head: int, masked: bool, inflation: tuple[int, int]) -> Message:
         """One of a single frame."""
-        made = cls(opcode, masked, inflated_most)
+        made = cls(opcode, masked, inflation)
         made.raws.append((raw, head))
         made.size = len(raw) - head
         made.fragments = 1
@@ -72,6 +78,10 @@ class Message:
         self._replaced = True
 
     @property
+    def compressed(self) -> bool:
+        return bool(self.raws[0][0][0] & RSV1)
+
+    @property
     def is_text(self) -> bool:
         return self.opcode == TEXT
 
@@ -81,8 +91,9 @@ class Message:
         if self._payload is None:
             pieces = [unmasked(raw, head, self._masked) for raw, head in self.raws]
             payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            if self.raws[0][0][0] & RSV1:
-                payload = inflated(payload, self._inflated_most)
+            if self.compressed:
+                most, ratio = self._inflation
+                payload = inflated(payload, min(most, max(LEAST_INFLATED, ratio * len(payload))))
             if self.is_text and not payload.isascii():
                 try:
                     payload.decode()
@@ -99,6 +110,9 @@ class Message:
                 self._json = orjson.loads(self.payload)
             except orjson.JSONDecodeError:
                 raise InvalidPayload("a message is no JSON") from None
+            if has_name_twice(self.payload, self._json):
+                self._json = None
+                raise InvalidPayload("a name stands twice in an object of a message")
         return self._json
 
 
@@ -111,4 +125,6 @@ def inflated(payload: bytes, most: int) -> bytes:
         raise InvalidPayload("a message is not compressed as it says", rule="websocket.deflate") from None
     if len(found) > most:
         raise MessageTooLarge(f"a message inflates to more than {most} bytes", rule="websocket.deflate")
+    if stream.unused_data not in _ENDS:
+        raise InvalidPayload("a message goes on after its last block", rule="websocket.deflate")
     return found

@@ -42,9 +42,15 @@ class Size:
     def begin(self) -> None:
         return None
 
-    def judge(self, state: None, exchange: Exchange, message: Message, now: float) -> None:
-        if message.size > self.most:
+    def announced(self, size: int, frame: int) -> None:
+        """Of a message that is not all there: what it comes to, and its largest frame. Raises MessageTooLarge."""
+        if size > self.most:
             raise MessageTooLarge(f"a message exceeds {self.most} bytes")
+        if self._frame and frame > self._frame:
+            raise MessageTooLarge(f"a frame exceeds {self._frame} bytes")
+
+    def judge(self, state: None, exchange: Exchange, message: Message, now: float) -> None:
+        self.announced(message.size, 0)
         if message.fragments > self._fragments:
             raise MessageTooLarge(f"a message has more than {self._fragments} fragments")
         if self._frame and any(len(raw) - head > self._frame for raw, head in message.raws):

@@ -28,6 +28,8 @@ class SocketTerms:
     deflate: Literal["pass", "off", "inspect"] = "pass"
     utf8: bool = True
     most: int = 16 * 1024 * 1024
+    ratio: int = 200
+    """What a message may inflate to, in times of what came."""
     heartbeat: float = 0.0
     max_age: float = 0.0
     age_jitter: float = 0.1

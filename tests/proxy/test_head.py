@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.http1.chunked import ChunkedDecoder
-from proxy.http1.framing import check_fields, request_framing
+from proxy.http1.framing import RequestFacts, check_fields, request_framing
 from proxy.http1.head import RequestHeadParser
 from proxy.rejection import Rejection
 
@@ -133,3 +133,71 @@ def test_very_many_very_small_chunks_are_refused() -> None:
     assert few.feed(b"1\r\na\r\n" * 1000 + b"0\r\n\r\n") == b"a" * 1000
     with pytest.raises(Rejection, match="1024 chunks"):
         ChunkedDecoder().feed(b"1\r\na\r\n" * 1025)
+
+
+LINES = [
+    b"GET /a HTTP/1.1", b"POST /b HTTP/1.1", b"GET /c HTTP/1.0", b"HEAD / HTTP/1.1", b"OPTIONS * HTTP/1.1",
+    b"GET http://a/ HTTP/1.1", b"GET /x?\x80 HTTP/1.1", b"PURGE / HTTP/1.1", b"GET / RTSP/1.0", b"GET /a  HTTP/1.1",
+    b"GET / HTTP/1.1\r\nX: 1", b"CONNECT a:1 HTTP/1.1",
+]  # fmt: skip
+FIELDS = [
+    b"Host: a", b"Connection: close", b"Connection: upgrade", b"Upgrade: h2c", b"Upgrade: websocket",
+    b"Content-Length: 3", b"Content-Length: 0", b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"Cookie: a",
+    b"Cookie: b", b"GET / HTTP/1.1", b"X_a: 1",
+]  # fmt: skip
+BLOCKS = st.lists(st.sampled_from(FIELDS), max_size=4).map(lambda fields: b"\r\n".join([*fields, b"", b""]))
+
+
+def understood(parser: RequestHeadParser, head: bytes) -> object:
+    """All that is concluded from a head, as the listener concludes it."""
+    try:
+        used = parser.feed(head)
+    except Rejection as rejection:
+        return rejection.detail
+    if not used:
+        return "incomplete"
+    if parser.facts is None:
+        try:
+            parser.facts = RequestFacts(parser.headers, parser.minor, "refuse")
+        except Rejection as rejection:
+            return rejection.detail
+    parser.headers.encoded = b"sent on"
+    facts = parser.facts
+    seen = (facts.length, facts.expects, facts.upgrades, facts.persistent)
+    return used, parser.method, parser.target, parser.minor, tuple(parser.headers.pairs), seen
+
+
+@given(
+    st.lists(BLOCKS, min_size=1, max_size=2),
+    st.lists(st.tuples(st.sampled_from([b"", b"", b"\r\n"]), st.sampled_from(LINES), st.integers(0, 1)), max_size=6),
+)
+def test_a_head_means_the_same_whatever_came_before(blocks: list[bytes], heads: list[tuple[bytes, bytes, int]]) -> None:
+    """Known fields are not read again: no head may ever be given another's."""
+    parser = RequestHeadParser(65536, 100)
+    for before, line, block in heads:
+        head = before + line + b"\r\n" + blocks[block % len(blocks)]
+        alone = understood(RequestHeadParser(65536, 100), head)
+        assert understood(parser, head) == alone
+        if not isinstance(alone, tuple):
+            break
+
+
+def test_an_upgrade_is_never_the_head_that_is_known() -> None:
+    parser = RequestHeadParser(65536, 100)
+    plain = b"GET /%b HTTP/1.1\r\nHost: a\r\nCookie: mine\r\n\r\n"
+    upgrade = b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade\r\nCookie: another's\r\n\r\n"
+    for head in (plain % b"1", upgrade, plain % b"2"):
+        understood(parser, head)
+    assert (parser.target, parser.headers.get(b"cookie")) == (b"/2", b"mine")
+
+
+@pytest.mark.parametrize(
+    "line", [b"POST / RTSP/1.0", b"SOURCE / ICE/1.0", b"GET  / HTTP/1.1", b"GET /  HTTP/1.1", b"GET\t/ HTTP/1.1"]
+)
+@pytest.mark.parametrize("cut", [0, 3, 12, 18])
+def test_request_lines_of_other_protocols_and_shapes(line: bytes, cut: int) -> None:
+    parser = RequestHeadParser(65536, 100)
+    head = line + b"\r\nHost: a\r\n\r\n"
+    pieces = [head[:cut], head[cut:]] if cut else [head]
+    with pytest.raises(Rejection):
+        assert [parser.feed(piece) for piece in pieces] == []

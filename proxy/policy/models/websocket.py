@@ -81,10 +81,11 @@ class MessageRuleModel(RuleModel):
             self.inspect,
             self.sanitize,
         )
-        if not any(one is not None for one in named) and not self.schemas:
+        given = self.schemas or "fragments" in self.model_fields_set
+        if not given and not any(one is not None for one in named):
             raise ValueError(
-                "this rule asks for nothing. Give max_size, rate, volume, limit, json, types, schemas, inspect or "
-                "sanitize"
+                "this rule asks for nothing. Give max_size, fragments, rate, volume, limit, json, types, schemas, "
+                "inspect or sanitize"
             )
         if self.sanitize is not None and any(one.json_ is None for one in self.sanitize.fields_):
             raise ValueError("messages have no parameters. Name fields by json")
@@ -101,7 +102,8 @@ class WebSocketModel(RuleModel):
     """`mode` is of the handshake's own rule (origins, subprotocols); messages have rules of their own.
 
     `deflate: off` takes compression out of the handshake, `inspect` has each message compressed by itself, and reads it
-    within `most`. `slow` is what happens where a client leaves more than `buffer` unread.
+    within `most`, and within `ratio` times what came. `slow` is what happens where a client leaves more than `buffer`
+    unread.
     """
 
     origins: Annotated[list[str], BeforeValidator(listed)] = []
@@ -109,6 +111,7 @@ class WebSocketModel(RuleModel):
     deflate: Literal["pass", "off", "inspect"] | None = None
     utf8: bool = True
     most: Size = 1024 * 1024
+    ratio: Annotated[int, Field(ge=1, le=2000)] = 200
     pings: Rates = [(20, 1000)]
     heartbeat: Duration = 0.0
     max_age: Duration = 0.0
