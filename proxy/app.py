@@ -126,7 +126,7 @@ class Proxy:
     @property
     def limiting(self) -> RedisLimiter | None:
         """The shared limiter, where any rule asks it or its store."""
-        return self.redis if self.compiled.throttles or self.compiled.uses_boards else None
+        return self.redis if self.compiled.uses_store else None
 
     def _fleet(self) -> Fleet | None:
         limiting = self.limiting
@@ -237,6 +237,9 @@ class Proxy:
             if self.link is not None:
                 self._share_with_workers(cluster, self.link)
             cluster.start()
+        if policy.reload.sockets == "reconnect":
+            for session in self.listener.sessions:
+                session.drain(policy.listener.drain)
         self._throttles = [one for one in (*self._throttles, *before.throttles) if one.holds]
         if self.fleet is None:
             self.fleet = self._fleet()

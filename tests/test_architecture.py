@@ -52,6 +52,7 @@ ALLOWED = {
         "proxy.exchange",
         "proxy.filter",
         "proxy.filters.throttle",
+        "proxy.inspect.json_check",
         "proxy.inspect.judge",
         "proxy.inspect.parts",
         "proxy.inspect.sanitizer",

@@ -24,6 +24,10 @@ class Malformed(ValueError):
     """What stands there is no list of extensions."""
 
 
+class NotOffered(ValueError):
+    """The answer fits none of the offers."""
+
+
 def listed(values: Sequence[bytes]) -> list[tuple[bytes, list[tuple[bytes, bytes]]]]:
     """Extensions with their parameters, in order. Raises Malformed."""
     found: list[tuple[bytes, list[tuple[bytes, bytes]]]] = []
@@ -86,13 +90,13 @@ def proposal(made: Sequence[Parameters], deflate: str) -> bytes:
 
 
 def answered(values: Sequence[bytes], offered: Sequence[Parameters]) -> Parameters | None:
-    """What was agreed on; None where the answer has no extension. Raises ValueError where it fits no offer."""
+    """What was agreed on; None where the answer has no extension. Raises NotOffered, Malformed."""
     taken = listed(values)
     if not taken:
         return None
     read = _valid(taken[0][1], answer=True) if len(taken) == 1 and taken[0][0] == DEFLATE else None
     if read is None or not any(_fits(read, one) for one in offered):
-        raise ValueError
+        raise NotOffered
     return read
 
 

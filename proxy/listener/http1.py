@@ -59,7 +59,7 @@ PARTING_SECONDS = 1.0
 class Downstream(ClientConnection):
     __slots__ = (
         "_chunked", "_forward", "_parser", "_peer", "_pumping", "_redirect", "_source", "_unwanted", "listener",
-        "may_keep_alive",
+        "may_keep_alive", "parted",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, source: Source | None = None, redirect: int = 0) -> None:
@@ -69,6 +69,8 @@ class Downstream(ClientConnection):
         self._source = source
         self._redirect = redirect
         self.may_keep_alive = True
+        self.parted = False
+        """Whether the client of a WebSocket has sent its close frame: nothing more of it can be lost."""
         self._parser = RequestHeadParser(listener.settings.max_head, listener.settings.max_fields)
         self._forward = Forwarder(self, listener.loop)
         self._unwanted: tuple[Exchange, Rejection] | None = None
@@ -355,9 +357,9 @@ class Downstream(ClientConnection):
         self.read_on()
         if not clean and not exchange.minor:
             self._reset()
-        elif self._state == TUNNEL:
+        elif self._state == TUNNEL and not self.parted:
             self._linger()
-        elif not clean:
+        elif not clean or self._state == TUNNEL:
             self._close()
         elif not keep_alive:
             self._linger() if self._state == BODY or self._backlog else self._close()

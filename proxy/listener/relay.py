@@ -134,6 +134,11 @@ class Relay:
         return True
 
     @property
+    def held(self) -> int:
+        """Bytes that wait to be judged."""
+        return self.reader.held + (self._message.size if self._message else 0)
+
+    @property
     def amid(self) -> bool:
         """Whether the other side has a frame's beginning and waits for its rest: nothing of ours may come between."""
         return self.reader.left > 0 and not self._dropping

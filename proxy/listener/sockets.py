@@ -32,6 +32,7 @@ class Sockets(Attempts):
 
     def _end_session(self, session: Session) -> None:
         session.over = True
+        self._client.parted = session.from_client.closed
         self.session = None
         if session.failed:
             self._attempt_failed("reset")

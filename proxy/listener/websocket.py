@@ -404,6 +404,12 @@ class Session:
             self.unsaid.append(frame(TEXT, orjson.dumps(told), masked=False))
             self.speak()
 
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait here, in both directions."""
+        unsent = 0 if self._upstream_gone else self._upstream.transport.get_write_buffer_size()
+        return self._client.unsent + unsent + self.from_client.held + self.from_upstream.held
+
     def shown(self, now: float) -> dict[str, object]:
         """For the admin; nothing of what was said."""
         return {
@@ -414,5 +420,6 @@ class Session:
             "bytes_in": self.exchange.bytes_in,
             "bytes_out": self.exchange.bytes_out,
             "unsent": self._client.unsent,
+            "buffered": self.buffered,
             "closing": self.closing,
         }

@@ -94,6 +94,11 @@ class Compiled:
     key_rings: tuple[tuple[str, float, KeyRing], ...] = ()
     uses_boards: bool = False
 
+    @property
+    def uses_store(self) -> bool:
+        """Whether anything asks the limiter, or the boards."""
+        return bool(self.throttles) or self.uses_boards or any(route.sockets.limits for route in self.routes.routes)
+
 
 def compile_policy(
     policy: Policy,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -141,6 +142,15 @@ class Metrics:
         latency = HistogramMetricFamily(
             "proxy_websocket_latency_seconds", "A piece read to its frames handed on; one in 32", labels=["route"]
         )
+        buffered = GaugeMetricFamily(
+            "proxy_websocket_buffered_bytes", "Unsent or not judged yet, both ways", labels=["route"]
+        )
+        waiting: Counter[str] = Counter()
+        for session in self._listener.sessions:
+            if session.exchange.route is not None:
+                waiting[session.exchange.route.name] += session.buffered
+        for name, count in waiting.items():
+            buffered.add_metric([name], count)
         for route in self._listener.routes.routes:
             seen, name = route.stats.sockets, route.name
             if not seen.opened:
@@ -157,7 +167,7 @@ class Metrics:
                 size.add_metric([name, direction], read)
             dropped.add_metric([name], seen.dropped)
             handshakes.add_metric([name], seen.handshakes.cumulative(), seen.handshakes.total)
-        yield from (opened, now, closed, messages, size, dropped, handshakes, latency)
+        yield from (opened, now, closed, messages, size, dropped, buffered, handshakes, latency)
 
     def _clusters(self) -> Iterator[Metric]:
         outcomes = CounterMetricFamily("proxy_upstream_requests", "Exchanges by outcome", labels=["cluster", "outcome"])

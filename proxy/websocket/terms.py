@@ -38,5 +38,10 @@ class SocketTerms:
     buffer: int = 256 * 1024
     pings: Rate | None = None
 
+    @property
+    def limits(self) -> bool:
+        """Whether a rule counts messages over all sidecars."""
+        return any(rule.limit is not None for rule in self.rules)
+
 
 PLAIN = SocketTerms()

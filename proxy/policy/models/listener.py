@@ -117,9 +117,12 @@ class RevertModel(Model):
 
 
 class ReloadModel(Model):
-    """`watch` takes a changed file over by itself (a ConfigMap, say); SIGHUP and POST /reload always do."""
+    """`watch` takes a changed file over by itself (a ConfigMap, say); SIGHUP and POST /reload always do. `sockets` says
+    whether WebSockets keep the policy that they began with, or are asked to connect again (1012), spread over the
+    listener's drain time."""
 
     watch: bool = False
+    sockets: Literal["keep", "reconnect"] = "keep"
     revert: RevertModel = RevertModel()
 
 
