@@ -304,7 +304,7 @@ class Proxy:
     def degraded(self) -> str:
         """What is amiss though requests are served; empty where nothing is."""
         limiting = self.limiting
-        return "" if limiting is None or limiting.store.available else "the store is away: limits hold by sidecar"
+        return "" if limiting is None else limiting.trouble
 
     @property
     def ready(self) -> bool:
@@ -481,7 +481,7 @@ def _shared_limiter(policy: Policy) -> RedisLimiter | None:
         password = sentinel.password.get_secret_value() if sentinel.password else ""
         account = replace(address, username=sentinel.username, password=password, tls=sentinel.tls)
         locate = locator(tuple(sentinel.nodes), sentinel.master, account)
-    return RedisLimiter(address, policy.redis.prefix, policy.redis.timeout, nodes, locate)
+    return RedisLimiter(address, policy.redis.prefix, policy.redis.timeout, nodes, locate, policy.redis.peers)
 
 
 def _alone() -> LocalLimiter:

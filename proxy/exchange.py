@@ -74,6 +74,8 @@ class Exchange:
     """
 
     scheme = b"http"
+    public_host = b""
+    """What trusted proxies say that the client asked for, where that is not what they asked for themselves."""
     path = b""
     query = b""
     route: Route | None = None

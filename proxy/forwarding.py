@@ -76,6 +76,8 @@ def _from_trusted(exchange: Exchange, peer: Peer, trusted: Networks) -> bytes:
             break
     exchange.client = client
     exchange.scheme = scheme
+    if host != exchange.host:
+        exchange.public_host = host
     chain = ", ".join([*kept, peer.address]).encode()
     nodes = b"".join(_node(address) + b", " for address in kept)
     return _lines(chain, _node(peer.address), exchange.scheme, host, nodes)

@@ -120,7 +120,7 @@ class RouteTable:
             self._exact[matcher.path] = (*self._exact.get(matcher.path, ()), route)
             return
         node = self._root
-        for segment in _segments(matcher.path):
+        for segment in _segments(matcher.path, whole=matcher.kind == "template"):
             if matcher.kind == "template" and segment.startswith(b"{"):
                 self._templated = True
                 node.any = node.any or _Node()
@@ -202,8 +202,10 @@ class RouteTable:
 _BY_ORDER = attrgetter("order")
 
 
-def _segments(path: bytes) -> list[bytes]:
-    return [segment for segment in path.split(b"/") if segment]
+def _segments(path: bytes, *, whole: bool) -> list[bytes]:
+    """Of a `whole` path the last one may be empty: `/a/` is not `/a`."""
+    segments = path.split(b"/")[1:]
+    return segments if whole or segments[-1:] != [b""] else segments[:-1]
 
 
 def _accepts(matcher: Matcher, exchange: Exchange, *, any_method: bool = False) -> bool:

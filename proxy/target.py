@@ -57,6 +57,12 @@ def canonical(target: bytes, method: bytes, host: bytes | None, rules: TargetRul
     return _canonical_path(path, rules), query
 
 
+def authority(target: bytes) -> bytes:
+    """Of a target in absolute form (RFC 9112 section 3.2.2); empty for another."""
+    match = _ABSOLUTE.fullmatch(target)
+    return match[1] if match else b""
+
+
 def _from_absolute(target: bytes, host: bytes | None, rules: TargetRules) -> tuple[bytes, bytes]:
     match = _ABSOLUTE.fullmatch(target)
     if not match:

@@ -58,7 +58,7 @@ class Cors(RuleFilter):
             raise Answered(self._preflight(exchange))
 
     def _same_origin(self, exchange: Exchange, origin: bytes) -> bool:
-        return origin.lower() == b"%b://%b" % (exchange.scheme, exchange.host.lower())
+        return origin.lower() == b"%b://%b" % (exchange.scheme, (exchange.public_host or exchange.host).lower())
 
     def _preflight(self, exchange: Exchange) -> Response:
         asked = tokens(exchange.headers.index.get(b"access-control-request-headers", b""))

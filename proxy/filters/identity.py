@@ -6,13 +6,14 @@ client's next requests cost a look-up. A token whose id, session or user was rev
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from joserfc import jwt
+from joserfc import jws, jwt
 from joserfc.errors import InvalidClaimError, InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
 
@@ -23,6 +24,10 @@ from proxy.rejection import Unauthenticated
 
 MAX_KEPT = 10_000
 MAX_TOKEN = 8 * 1024
+MAX_KEPT_LENGTH = 2048
+MAX_KEYS_TRIED = 16
+_OTHERS = ("api-key:", "certificate:")
+"""Users who are known by other means than tokens, and whom no token can name."""
 
 
 class KeyRing:
@@ -200,23 +205,24 @@ class Identity(RuleFilter):
         if scheme.lower() != b"bearer" or len(token) > MAX_TOKEN or tokens.ring.keys is None:
             return None
         try:
-            read = jwt.decode(token.strip(), tokens.ring.keys, algorithms=list(tokens.algorithms))
-            self._checks.validate(read.claims)
+            claims = _read(token.strip(), tokens)
+            self._checks.validate(claims)
+            _ = json.dumps(claims, ensure_ascii=False).encode()
+            until = float(claims["exp"]) + tokens.skew
         except InvalidKeyIdError:
             tokens.ring.on_unknown()
             return None
-        except (JoseError, ValueError, TypeError):
+        except (JoseError, ValueError, TypeError, OverflowError, RecursionError):
             return None
-        claims = read.claims
         user = claims.get(tokens.user_claim)
-        if not isinstance(user, str | int) or user == "":
+        if not isinstance(user, str | int) or user == "" or str(user).startswith(_OTHERS):
             return None
-        if len(self._kept) >= MAX_KEPT:
-            self._kept.clear()
-        kept = Verified(
-            float(claims["exp"]) + tokens.skew, claims, str(user), _number(claims.get("iat", 0)), _revocable(claims)
-        )
-        self._kept[given] = kept
+        name = str(user)
+        kept = Verified(until, claims, name, _number(claims.get("iat", 0)), _revocable(claims, name))
+        if len(given) <= MAX_KEPT_LENGTH and given == b"Bearer " + token.strip():
+            if len(self._kept) >= MAX_KEPT:
+                self._kept.clear()
+            self._kept[given] = kept
         return kept
 
     def _refuse(self, exchange: Exchange, detail: str) -> None:
@@ -226,12 +232,30 @@ class Identity(RuleFilter):
 _IDS = (("jti", "jti"), ("sessionId", "session"), ("sid", "session"), ("sub", "user"))
 
 
-def _revocable(claims: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(f"{name}:{claims[claim]}" for claim, name in _IDS if claims.get(claim))
+def _read(token: bytes, tokens: Tokens) -> dict[str, Any]:
+    """The claims of a token that one of the keys has signed. Without a key's id each is tried that could have: an
+    issuer that names none has to be able to change keys, too. Raises JoseError, ValueError, TypeError."""
+    keys = tokens.ring.keys
+    algorithms = list(tokens.algorithms)
+    if keys is None:
+        raise ValueError
+    if len(keys.keys) > 1 and "kid" not in jws.extract_compact(token).headers():
+        for key in keys.keys[:MAX_KEYS_TRIED]:
+            try:
+                return jwt.decode(token, key, algorithms=algorithms).claims
+            except (JoseError, ValueError, TypeError):
+                continue
+        raise ValueError
+    return jwt.decode(token, keys, algorithms=algorithms).claims
+
+
+def _revocable(claims: Mapping[str, Any], user: str) -> tuple[str, ...]:
+    names = dict.fromkeys(f"{name}:{claims[claim]}" for claim, name in _IDS if claims.get(claim))
+    return tuple(names | {f"user:{user}": None})
 
 
 def _number(value: object) -> float:
     try:
         return float(value)  # type: ignore[arg-type]  # what is no number raises
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return float("inf")

@@ -21,6 +21,8 @@ from proxy.throttle.charge import Charge, Decision, Limiter, Outcome, Quota
 from proxy.throttle.heavy import Fullest, HeavyKeys
 
 MAX_KNOWN = 10_000
+MAX_KNOWN_LENGTH = 256
+"""Bytes of a key's parts; what is longer, which is the client's to choose, is made again each time."""
 MAX_COST = 1_000
 RENEW_EVERY = 0.5
 """Seconds; which holds are due is looked at so often."""
@@ -79,9 +81,10 @@ class Limit:
             identity = self._identity(parts)
             label = b" ".join([part or b"-" for part in parts]).decode("latin-1")[:80] if self.plain_labels else ""
             made = [Charge(quota, identity, cost, label) for quota in quotas]
-            if len(self.known) >= MAX_KNOWN:
-                self.known.clear()
-            self.known[who] = made
+            if sum([len(part) for part in parts if part]) <= MAX_KNOWN_LENGTH:
+                if len(self.known) >= MAX_KNOWN:
+                    self.known.clear()
+                self.known[who] = made
         return made
 
     def body_cost(self, length: int) -> int:
@@ -350,10 +353,15 @@ class Throttle(Filter):
         )
 
     def on_complete(self, exchange: Exchange) -> None:
+        """Without an answer, what was reserved is taken where the upstream was asked: who resets the connection before
+        it answers has had the work done."""
         state = exchange.throttled
         if state is None or state.reservation == "-" or state.decision is None or not state.decision.admitted:
             return
-        taken = state.taken or [0] * len(state.charges)
+        taken = state.taken
+        if taken is None:
+            asked = exchange.endpoint != ""
+            taken = [charge.cost if asked else 0 for charge in state.charges]
         for at, limit in enumerate(state.limits):
             if limit.body_unit:
                 taken[at] = limit.body_cost(exchange.bytes_in)

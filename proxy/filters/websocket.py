@@ -52,7 +52,7 @@ def _is_same(origin: bytes, exchange: Exchange) -> bool:
     if scheme not in DEFAULT_PORTS or (exchange.scheme == b"https" and scheme != b"https"):
         return False
     port = DEFAULT_PORTS[scheme]
-    return _split(authority, port) == _split(exchange.host.lower(), port)
+    return _split(authority, port) == _split((exchange.public_host or exchange.host).lower(), port)
 
 
 def _split(authority: bytes, default: bytes) -> tuple[bytes, bytes]:

@@ -25,8 +25,13 @@ _NOT_IN_TRAILERS = HOP_BY_HOP | ASSERTED | {
     b"host", b"content-length", b"content-type", b"content-encoding", b"content-range", b"authorization", b"cookie",
     b"set-cookie", b"cache-control", b"expect", b"max-forwards", b"range", b"trailer", b"forwarded", b"via", b"te",
     b"location", b"www-authenticate", b"age", b"expires", b"date", b"vary", b"origin", b"traceparent",
+    b"x-api-key", b"server", b"x-powered-by", b"strict-transport-security", b"x-frame-options",
+    b"x-content-type-options", b"referrer-policy", b"permissions-policy", b"retry-after",
 }  # fmt: skip
-_NOT_IN_TRAILERS_PREFIXES = (b"x-forwarded-", b"x-request-", b"x-correlation-", b"sec-", b"access-control-", b"if-")
+_NOT_IN_TRAILERS_PREFIXES = (
+    b"x-forwarded-", b"x-request-", b"x-correlation-", b"sec-", b"access-control-", b"if-",
+    b"content-security-policy", b"cross-origin-", b"proxy-", b"ratelimit",
+)  # fmt: skip
 
 _SIZE_LINE, _DATA, _DATA_END, _TRAILERS, _DONE = range(5)
 

@@ -14,7 +14,7 @@ from proxy.exchange import Exchange, Response
 from proxy.forwarding import identify
 from proxy.headers import Headers
 from proxy.http1.chunked import ChunkedDecoder
-from proxy.http1.framing import CHUNKED, NO_BODY, RequestFacts
+from proxy.http1.framing import CHUNKED, NO_BODY, RequestFacts, check_host
 from proxy.http1.head import RequestHeadParser
 from proxy.listener.alone import by_tls, options, unrouted
 from proxy.listener.connection import (
@@ -44,7 +44,7 @@ from proxy.rejection import (
     TooManyConnections,
     UpgradeNotAllowed,
 )
-from proxy.target import canonical
+from proxy.target import authority, canonical
 
 if TYPE_CHECKING:
     from proxy.listener.server import Listener
@@ -220,6 +220,10 @@ class Downstream(ClientConnection):
         exchange.path, exchange.query = canonical(
             parser.target, exchange.method, headers.index.get(b"host"), settings.target
         )
+        if not exchange.host and (said := authority(parser.target)):
+            if not check_host(said):
+                raise MalformedRequest("the target's authority is no host", rule="http.host")
+            exchange.host = said
         if self._redirect:
             self._answer_alone(exchange, by_tls(exchange, self._redirect))
             return

@@ -65,8 +65,12 @@ def read(path: Path, environment: Mapping[str, str], data: bytes | None = None) 
 def parse(text: str, file: str, environment: Mapping[str, str]) -> Document:
     try:
         depth = aliases = 0
+        tagged: list[Finding] = []
         for event in yaml.parse(text, Loader=yaml.CSafeLoader):
             aliases += isinstance(event, yaml.AliasEvent)
+            if (tag := getattr(event, "tag", None)) is not None and event.start_mark is not None:
+                line, column = event.start_mark.line + 1, event.start_mark.column + 1
+                tagged.append(Finding(file, line, column, "", f'the tag "{tag}" is not read. Leave it out'))
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 mark = event.start_mark
@@ -90,7 +94,7 @@ def parse(text: str, file: str, environment: Mapping[str, str]) -> Document:
         builder.document.data = builder.build(root, ())
     except RecursionError:
         raise PolicyError([Finding(file, 1, 1, "", _TOO_DEEP)]) from None
-    builder.document.findings = builder.findings
+    builder.document.findings = tagged + builder.findings
     return builder.document
 
 

@@ -50,10 +50,12 @@ def limit_of(name: str, model: LimitModel, on_verdict: OnVerdict, *, plain_label
                 lease=int(model.lease * 1000),
                 shadow=shadow,
                 on_store_failure=model.on_store_failure,
+                counter=name + suffix,
             )
             for amount, window in rates
         )
 
+    trials = quotas(model.trial or [], shadow=True, suffix=".trial")
     if model.concurrent is not None:
         made: tuple[Quota, ...] = (
             Quota(
@@ -67,8 +69,7 @@ def limit_of(name: str, model: LimitModel, on_verdict: OnVerdict, *, plain_label
             ),
         )
     else:
-        made = quotas(model.limit or [], shadow=shadows)
-        made += quotas(model.trial or [], shadow=True, suffix=".trial")
+        made = quotas(model.limit or [], shadow=shadows) + trials
     tiers = model.tiers
     return Limit(
         rule=Rule(name, Mode(model.mode), on_verdict),
@@ -80,7 +81,7 @@ def limit_of(name: str, model: LimitModel, on_verdict: OnVerdict, *, plain_label
         exempts=_exempts(model.exempt),
         matches=_matches(model.match),
         tier_claim=tiers.claim if tiers else "",
-        tiers={value: quotas(rates, shadow=shadows) for value, rates in tiers.limits.items()} if tiers else {},
+        tiers={value: quotas(rates, shadow=shadows) + trials for value, rates in tiers.limits.items()} if tiers else {},
         counts=COUNTS.get(model.count),
         uncached=model.count == "uncached",
         body_unit=(model.cost.body or 0) if isinstance(model.cost, CostModel) else 0,
@@ -114,8 +115,8 @@ def _matches(model: LimitMatchModel) -> Callable[[Exchange], bool] | None:
     def matches(exchange: Exchange) -> bool:
         if prefixes and not exchange.path.startswith(prefixes):
             return False
-        index = exchange.headers.index
-        return all(name in index if value is None else index.get(name) == value for name, value in headers)
+        found = exchange.headers
+        return all(name in found if value is None else value in found.all(name) for name, value in headers)
 
     return matches
 
@@ -161,7 +162,14 @@ def _part(key: str) -> KeyPart:
     wanted = name.lower().encode()
     if kind == "cookie":
         return lambda exchange: _cookie(exchange.headers, name.encode())
-    return lambda exchange: exchange.headers.index.get(wanted)
+    return lambda exchange: _only(exchange.headers, wanted)
+
+
+def _only(headers: Headers, name: bytes) -> bytes | None:
+    """A field that stands there twice is none: which of them an application reads is the client's to play with."""
+    if len(headers.index) != len(headers.pairs) and len(headers.all(name)) > 1:
+        return None
+    return headers.index.get(name)
 
 
 def _text(claim: object) -> bytes | None:

@@ -35,6 +35,7 @@ def _kinds(kind: type[Rejection]) -> Iterator[type[Rejection]]:
 
 
 MISSING = " is missing"
+SHORTEST_TOKEN = 16
 REASONS = {kind.reason: kind for kind in sorted(_kinds(Rejection), key=lambda kind: kind.reason)}
 """Why requests are refused, in the words that policies use."""
 
@@ -225,6 +226,10 @@ def _references(policy: Policy, document: Document, *, whole: bool) -> list[Find
     told = any(one.where == "admin.token" for one in document.findings)
     if policy.admin.token is None and not told and not _loopback(policy.admin.address[0]):
         find(("admin", "address"), "an admin address that is not loopback needs admin.token")
+    short = policy.admin.token is not None and len(policy.admin.token.get_secret_value()) < SHORTEST_TOKEN
+    if short and not _loopback(policy.admin.address[0]):
+        what = f"anybody can guess a token of less than {SHORTEST_TOKEN} characters. Make one: openssl rand -hex 16"
+        find(("admin", "token"), what)
     return findings
 
 

@@ -19,6 +19,8 @@ def rates(value: object) -> list[Rate]:
     found = [_rate(part.strip(), value) for text in texts for part in re.split(r"[,;]", str(text)) if part.strip()]
     if not found:
         raise ValueError(_hint(value))
+    if len({window for _, window in found}) != len(found):
+        raise ValueError(f'"{value}" has the same period twice. Keep the smaller count')
     return found
 
 

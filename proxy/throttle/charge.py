@@ -40,6 +40,9 @@ class Quota:
     shadow: bool = False
     on_store_failure: str = "local"
     """`local` (the sidecar's share decides), `open` (admit) or `closed` (refuse)."""
+    counter: str = ""
+    """What its counters are called in the store, where that is not its name: one of several windows has no other
+    counter than it had alone."""
 
 
 class Charge:
@@ -57,7 +60,7 @@ class Charge:
         self.cost = cost
         self.label = label or identity
         self.holds = quota.reserve or quota.strategy is Strategy.CONCURRENT
-        self.key = f"{{{identity}}}:{quota.name}:{int(quota.strategy)}:{quota.window}"
+        self.key = f"{{{identity}}}:{quota.counter or quota.name}:{int(quota.strategy)}:{quota.window}"
         """Without the amount: editing a limit's number keeps its counters. The braces are a Cluster's hash tag."""
         self.wire: tuple[bytes, bytes] | None = None
         self.denied: tuple[float, float, Outcome] | None = None
@@ -68,7 +71,8 @@ class Charge:
 
 
 class Outcome(NamedTuple):
-    """One quota's answer; times in milliseconds from now. `retry` is 0 where it admits."""
+    """One quota's answer; times in milliseconds from now. `retry` is 0 where it admits; `reset` is when nothing of what
+    is charged counts any more, this charge included, or when the window ends."""
 
     admitted: bool
     remaining: int

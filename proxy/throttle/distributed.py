@@ -29,6 +29,8 @@ from proxy.throttle.store import Locate, Store
 from proxy.throttle.wire import SCRIPTS, decide_command, decision_of, renew_command, settle_command
 
 T = TypeVar("T")
+TROUBLE_SECONDS = 5.0
+"""For so long after an answer that was no decision the sidecar counts as degraded."""
 HEARTBEAT_SECONDS = 2.0
 MAX_UNRELEASED = 10_000
 RELEASES = 2
@@ -54,6 +56,7 @@ class RedisLimiter:
         deadline: float,
         nodes: tuple[tuple[str, int], ...] = (),
         locate: Locate | None = None,
+        peers: int = 1,
     ) -> None:
         """With `nodes` the store is a Cluster, and `address` only says who we are to it; so it does with `locate`."""
         self.store: Store | ClusterStore = (
@@ -64,7 +67,9 @@ class RedisLimiter:
         self._whole = not nodes
         self._deadline = deadline
         self.store.on_revived.append(self._on_revived)
-        self.peers = 1
+        self.peers = peers
+        self.undecided_at = float("-inf")
+        """Seconds of the monotonic clock; when the store last answered with something else than a decision."""
         self.fallback = LocalLimiter(lambda: time.monotonic() * 1000)
         self.decisions = {"redis": 0, "local": 0, "remembered": 0}
         self._prefix = prefix
@@ -153,6 +158,7 @@ class RedisLimiter:
             self.store.ask(decide_command(self._prefix, charges, reservation, whole=True), asking, slot)
         else:
             if not isinstance(reply, StoreError):
+                self.undecided_at = time.monotonic()
                 self.store.stats.failed(str(reply).split(" ", 1)[0].lower())
             then(None)
 
@@ -270,6 +276,15 @@ class RedisLimiter:
                 self._announce()
                 self._owed.send()
                 self._release()
+
+    @property
+    def trouble(self) -> str:
+        """Why limits hold by sidecar now; empty where they hold over all."""
+        if not self.store.available:
+            return "the store is away: limits hold by sidecar"
+        if time.monotonic() - self.undecided_at < TROUBLE_SECONDS:
+            return "the store answers and decides nothing (see its failures in the metrics): limits hold by sidecar"
+        return ""
 
     def _announce(self) -> None:
         key = f"{self._prefix}:peers"

@@ -50,7 +50,7 @@ def look(counter: Counter, charge: Charge, now: float) -> Outcome:
         counter.times = [at for at in counter.times if at > now - window]
         used = len(counter.times)
         fits = used + cost <= amount
-        reset = ceil(counter.times[0] + window - now) if used else 0
+        reset = ceil(counter.times[0] + window - now) if used else window
         retry = 0
         if not fits:
             freeing = used + cost - amount
@@ -64,7 +64,8 @@ def look(counter: Counter, charge: Charge, now: float) -> Outcome:
         wait = tat + cost * step - window - now
         fits = wait <= 0.001
         remaining = max(0, floor((now + window - tat) / step + 0.001) - held)
-        return Outcome(fits, remaining, ceil(tat - now), 0 if fits else ceil(wait))
+        reset = ceil(tat + (charge.cost * step if fits else 0) - now)
+        return Outcome(fits, remaining, reset, 0 if fits else ceil(wait))
     fits = cost <= amount
     return Outcome(fits, max(0, amount - held), 0, 0 if fits else 1000)
 
@@ -75,20 +76,19 @@ def _look_sliding(counter: Counter, cost: int, held: int, amount: int, window: i
         counter.previous = counter.count if index == counter.index + 1 else 0
         counter.count, counter.index = 0, index
     elapsed = now - index * window
-    weighted = floor(counter.previous * (window - elapsed) / window) + counter.count
+    weighted = ceil(counter.previous * (window - elapsed) / window - 0.000001) + counter.count
     fits = weighted + cost <= amount
     retry = 0
     if not fits:
         room = amount - cost - counter.count
         if room >= 0:
-            retry = ceil(window * (1 - (room + 1) / counter.previous) - elapsed) + 1
+            retry = ceil(window * (1 - room / counter.previous) - elapsed) + 1
         elif cost > amount:
             retry = window
         else:
-            retry = ceil(window - elapsed + max(0, window * (1 - (amount - cost + 1) / counter.count))) + 1
+            retry = ceil(window - elapsed + max(0, window * (1 - (amount - cost) / counter.count))) + 1
         retry = max(1, retry)
-    reset = ceil(window - elapsed) if weighted else 0
-    return Outcome(fits, max(0, amount - held - weighted), reset, retry)
+    return Outcome(fits, max(0, amount - held - weighted), ceil(window - elapsed), retry)
 
 
 def take(counter: Counter, charge: Charge, cost: int, now: float) -> None:

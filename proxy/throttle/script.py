@@ -87,7 +87,7 @@ local function look(kind, key, amount, window, cost, held)
   elseif kind == MOVING then
     local old, list = seen(key, window)
     local used = #list - old
-    local reset = used > 0 and math.ceil(tonumber(list[old + 1]) + window - now) or 0
+    local reset = used > 0 and math.ceil(tonumber(list[old + 1]) + window - now) or window
     if used + want <= amount then return 1, amount - held - used, reset, 0 end
     local freeing, retry = used + want - amount, window
     if freeing <= used then retry = math.ceil(tonumber(list[old + freeing]) + window - now) end
@@ -95,16 +95,16 @@ local function look(kind, key, amount, window, cost, held)
   elseif kind == SLIDING then
     local index, count, before = sliding(key, window)
     local elapsed = now - index * window
-    local weighted = math.floor(before * (window - elapsed) / window) + count
-    local reset = weighted > 0 and math.ceil(window - elapsed) or 0
+    local weighted = math.ceil(before * (window - elapsed) / window - 0.000001) + count
+    local reset = math.ceil(window - elapsed)
     if weighted + want <= amount then return 1, amount - held - weighted, reset, 0 end
     local room, retry = amount - want - count, 0
     if room >= 0 then
-      retry = math.ceil(window * (1 - (room + 1) / before) - elapsed) + 1
+      retry = math.ceil(window * (1 - room / before) - elapsed) + 1
     elseif want > amount then
       retry = window
     else
-      retry = math.ceil(window - elapsed + math.max(0, window * (1 - (amount - want + 1) / count))) + 1
+      retry = math.ceil(window - elapsed + math.max(0, window * (1 - (amount - want) / count))) + 1
     end
     return 0, amount - held - weighted, reset, math.max(1, retry)
   elseif kind == BUCKET then
@@ -112,7 +112,7 @@ local function look(kind, key, amount, window, cost, held)
     local tat = math.max(numbers(key)[1] or 0, now)
     local wait = tat + want * step - window - now
     local remaining = math.floor((now + window - tat) / step + 0.001) - held
-    if wait <= 0.001 then return 1, remaining, math.ceil(tat - now), 0 end
+    if wait <= 0.001 then return 1, remaining, math.ceil(tat + cost * step - now), 0 end
     return 0, remaining, math.ceil(tat - now), math.ceil(wait)
   end
   if want <= amount then return 1, amount - held, 0, 0 end

@@ -31,7 +31,7 @@ SUMMED = frozenset(
     {
         "process_open_fds", "process_resident_memory_bytes", "proxy_connections", "proxy_requests_in_flight",
         "proxy_upstream_connections", "proxy_upstream_requests_limit", "proxy_upstream_requests_running",
-        "proxy_websockets_open",
+        "proxy_websockets_open", "proxy_websocket_buffered_bytes",
     }
 )  # fmt: skip
 """Gauges that add up."""

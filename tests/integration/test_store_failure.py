@@ -209,6 +209,7 @@ async def test_full_falls_back_decision_by_decision(
         assert limiting is not None
         assert limiting.decisions["local"] == 4
         assert limiting.store.stats.failures["oom"] == 4
+        assert "decides nothing" in served.proxy.degraded
         await client.config_set("maxmemory", "100mb")
         assert await ask(served, 1) == [429], "what was admitted alone is counted before the store decides again"
         assert limiting.decisions["redis"] == 1
@@ -447,6 +448,14 @@ async def test_a_sidecar_whose_clock_is_an_hour_off_changes_nothing(
         finally:
             await skewed.stop()
         assert seen == [200] * 40 + [429] * 20, strategy
+
+
+async def test_sidecars_that_start_without_the_store_share_by_what_the_policy_says(
+    serve: Start, upstream: ScriptedUpstream
+) -> None:
+    store = f'redis: {{url: "redis://127.0.0.1:{servers.free_port()}", peers: 3}}'
+    served = [await serve(upstream.port, more=store, limits="{few: {limit: 6/1h}}") for _ in range(3)]
+    assert [await ask(one, 4) for one in served] == [[200, 200, 429, 429]] * 3
 
 
 async def test_readiness_tells_of_the_store(serve: Start, upstream: ScriptedUpstream, valkey: Valkey) -> None:

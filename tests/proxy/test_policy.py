@@ -193,7 +193,7 @@ def test_a_file_that_nests_without_end_is_a_finding(tmp_path: Path, text: str) -
 
 def test_secrets_come_from_files_and_stay_text(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("00123\n")
-    text = GOOD.replace('"127.0.0.1:9901"', '"0.0.0.0:9901", token: "TOKEN"')
+    text = GOOD.replace('"127.0.0.1:9901"', '"127.0.0.1:9901", token: "TOKEN"')
     path = tmp_path / "p.yaml"
     for reference, environment, said in [
         (f"${{file:{tmp_path}/token}}", {}, "00123"),
@@ -208,7 +208,7 @@ def test_secrets_come_from_files_and_stay_text(tmp_path: Path) -> None:
         assert token.get_secret_value() == said
         assert said not in repr(token)
     missing = findings(tmp_path, text.replace("TOKEN", "${file:/nowhere}"))
-    assert missing == ["3:41: admin.token: /nowhere can't be read: No such file or directory"]
+    assert missing == ["3:43: admin.token: /nowhere can't be read: No such file or directory"]
 
 
 def test_lists_come_from_one_variable(tmp_path: Path) -> None:
@@ -387,3 +387,30 @@ def test_simplepros_policy_carries_the_reports_numbers() -> None:
 def test_a_hint_names_a_field_as_the_file_does(tmp_path: Path, wrong: str, meant: str) -> None:
     told = findings(tmp_path, GOOD.replace("security_headers: {preset: helmet}", wrong))
     assert any(f'Did you mean "{meant}"?' in one for one in told), told
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ('{limits: {b: {limit: 3/1m, cost: {POST: -5}}}}', "policies.a.limits.b.cost.POST"),
+        ('{limits: {b: {limit: "4/1m, 6/60s"}}}', "has the same period twice"),
+        ('{limits: {b: {limit: 4/1m, key: ip/999}}}', '"ip/999" is no key'),
+        ('{limits: {b: {concurrent: 1, lease: 0s}}}', "policies.a.limits.b.lease"),
+        ('{limits: {b: {limit: 4/1m, cost: {body: 0}}}}', "policies.a.limits.b.cost"),
+        ('{limits: {b: {limit: 4/1m, strategy: moving-window, trial: 5000/1m}}}', "moving window keeps"),
+        ('redis: {url: "redis://localhost:99999"}', "redis.url: the Redis URL's port is none"),
+        ('{cors: {origins: ["null"], credentials: true}}', 'credentials cannot go to "null"'),
+        ('{cors: {origins: ["https://*.com"], credentials: true}}', "credentials cannot go to all of"),
+        ("trusted_proxies: !mine []", 'the tag "!mine" is not read'),
+        ("access_log: {enabled: !!str true}", "is not read"),
+    ],
+)  # fmt: skip
+def test_values_that_would_only_fail_at_run_time_are_findings(tmp_path: Path, more: str, told: str) -> None:
+    text = f"{GOOD}{more}\n" if not more.startswith("{") else GOOD.replace("  web: {", f"  a: {more}\n  web: {{")
+    found = findings(tmp_path, text)
+    assert [told in one for one in found] == [True], found
+
+
+def test_a_short_token_is_no_guard_beyond_loopback(tmp_path: Path) -> None:
+    text = GOOD.replace('"127.0.0.1:9901"', '"0.0.0.0:9901", token: "short"')
+    assert ["admin.token: anybody can guess" in one for one in findings(tmp_path, text)] == [True]

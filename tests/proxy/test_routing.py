@@ -69,3 +69,12 @@ async def test_parameters_hosts_and_methods() -> None:
     assert routes.match(exchange(b"/x/7")) is None
     assert routes.methods_at(exchange(b"/x/7")) == {b"POST"}
     assert routes.match(exchange(b"/x/7", host=b"w.B.test.")) is routes.routes[1]
+
+
+async def test_a_template_that_ends_in_a_slash_is_another_path() -> None:
+    routes = await table(Matcher(b"/a/{id}/", "template"), Matcher(b"/a/{id}", "template"), Matcher(b"/", "prefix"))
+    for path, name in ((b"/a/5/", "0"), (b"/a/5", "1"), (b"/a//", "2"), (b"/a/5/b", "2")):
+        met = routes.match(exchange(path))
+        assert met is not None
+        assert met.name == name, path
+        assert met.parameters(path) == ({"id": b"5"} if name != "2" else {})

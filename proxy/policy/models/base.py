@@ -6,7 +6,7 @@ import re
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from proxy.policy.rates import rates
 from proxy.policy.values import listed, network, one_or_more
@@ -25,12 +25,22 @@ Rates = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 """Amounts and windows in milliseconds, written as `100/15m` or `10/1s, 50/10s`."""
-KeyName = Annotated[
-    str,
-    Field(
-        pattern=r"^(ip(/\d{1,3})?|user|api-key|certificate|route|method|(claim|header|cookie|param|const):[A-Za-z0-9_.-]{1,60})$"
-    ),
-]
+_KEY = re.compile(
+    r"(ip(/([1-9]|[1-9]\d|1[01]\d|12[0-8]))?|user|api-key|certificate|route|method"
+    r"|(claim|header|cookie|param|const):[A-Za-z0-9_.-]{1,60})"
+)
+
+
+def _key(value: str) -> str:
+    if not _KEY.fullmatch(value):
+        raise ValueError(
+            f'"{value}" is no key. Write ip, ip/64 (of 1 to 128), user, api-key, certificate, route, method, or claim:,'
+            " header:, cookie:, param:, const: with a name"
+        )
+    return value
+
+
+KeyName = Annotated[str, AfterValidator(_key), WithJsonSchema({"type": "string", "pattern": f"^{_KEY.pattern}$"})]
 Keys = Annotated[
     list[KeyName],
     BeforeValidator(one_or_more),

@@ -68,8 +68,13 @@ class CorsModel(RuleModel):
         return self
 
     def check_together(self) -> None:
-        if self.credentials and "*" in self.origins:
-            raise ValueError('credentials cannot go to every origin. Name the origins instead of "*"')
+        for origin in self.origins if self.credentials else ():
+            if origin == "*":
+                raise ValueError('credentials cannot go to every origin. Name the origins instead of "*"')
+            if origin == "null":
+                raise ValueError('credentials cannot go to "null": any page can have that origin. Name the origins')
+            if "*" in origin and "." not in origin.partition("*.")[2]:
+                raise ValueError(f'credentials cannot go to all of "{origin}". Name a domain: https://*.example.com')
 
 
 class SecurityHeadersModel(RuleModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
@@ -22,6 +23,7 @@ class SentinelModel(Model):
 
 class RedisModel(Model):
     """Where shared state lives. `timeout` is what a request waits at most; `prefix` keeps deployments apart.
+    `peers` is how many sidecars there are thought to be until Redis has told it.
 
     Of a `cluster`, `nodes` are some that are asked for the others; `url` then only says user, password and TLS, and is
     the one node asked where `nodes` is empty. `ca_file` vouches for the servers where the system's certificates do not,
@@ -36,6 +38,7 @@ class RedisModel(Model):
     cert_file: str | None = None
     key_file: str | None = None
     timeout: Duration = 0.02
+    peers: Annotated[int, Field(ge=1, le=10_000)] = 1
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")] = "simplepro"
 
     @field_validator("url")
@@ -43,6 +46,10 @@ class RedisModel(Model):
     def _url(cls, value: SecretStr) -> SecretStr:
         if not _REDIS_URL.fullmatch(value.get_secret_value()):
             raise ValueError("not a Redis URL. Write redis[s]://[user:password@]host[:port][/database]")
+        try:
+            _ = urlsplit(value.get_secret_value()).port
+        except ValueError:
+            raise ValueError("the Redis URL's port is none. Write one up to 65535") from None
         return value
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from proxy.policy.models.base import STATUS_OR_WORD, Keys, MethodName, Model, Networks, Rates, RuleModel
 from proxy.policy.rates import rates
@@ -59,7 +59,7 @@ class CostModel(Model):
     """
 
     header: Annotated[str, Field(pattern=r"^([A-Za-z0-9-]{1,60})?$")] = ""
-    body: Size | None = None
+    body: Annotated[Size, Field(ge=1)] | None = None
     reserve: Annotated[int, Field(ge=1, le=1000)] = 1
 
     @model_validator(mode="after")
@@ -88,6 +88,25 @@ def networks_alone(value: object) -> object:
     return {"ip": value} if isinstance(value, list) else value
 
 
+Cost = Annotated[int, Field(ge=0, le=1000)]
+
+
+def _kind_of_cost(value: object) -> str:
+    if isinstance(value, CostModel) or (
+        isinstance(value, dict) and not value.keys().isdisjoint(CostModel.model_fields)
+    ):
+        return "told"
+    return "methods" if isinstance(value, dict) else "units"
+
+
+Costs = Annotated[
+    Annotated[Cost, Tag("units")]
+    | Annotated[CostModel, Tag("told")]
+    | Annotated[dict[MethodName | Literal["default"], Cost], Tag("methods")],
+    Discriminator(_kind_of_cost),
+]
+
+
 class LimitModel(RuleModel):
     """So many requests in so much time, for each value of `key`; or so many at once (`concurrent`)."""
 
@@ -97,11 +116,9 @@ class LimitModel(RuleModel):
         "sliding-window-counter"
     )
     key: Keys = ["ip"]
-    cost: Annotated[int, Field(ge=0, le=1000)] | CostModel | dict[MethodName | Literal["default"], int] = Field(
-        default=1, union_mode="left_to_right"
-    )
+    cost: Costs = 1
     count: Literal["all", "failures", "errors", "misses", "uncached"] = "all"
-    lease: Duration = 60.0
+    lease: Annotated[Duration, Field(ge=0.1)] = 60.0
     methods: list[MethodName] = []
     match: LimitMatchModel = LimitMatchModel()
     exempt: Annotated[ExemptModel, BeforeValidator(networks_alone), WithJsonSchema({"type": ["array", "object"]})] = (
@@ -117,7 +134,9 @@ class LimitModel(RuleModel):
             raise ValueError("a limit has either a rate or a number at once. Write limit: 100/15m, or concurrent: 10")
         if self.concurrent is not None and (self.count != "all" or self.tiers or self.trial):
             raise ValueError("count, tiers and trial go with limit, not with concurrent")
-        if self.strategy == "moving-window" and any(amount > 1000 for amount, _ in self.limit or ()):
+        tiers = self.tiers.limits.values() if self.tiers else ()
+        every = [rate for some in (self.limit, self.trial, *tiers) for rate in some or ()]
+        if self.strategy == "moving-window" and any(amount > 1000 for amount, _ in every):
             raise ValueError("a moving window keeps every request's time: 1000 at most. Take sliding-window-counter")
         if (self.count != "all" or self.concurrent) and self.cost != 1:
             raise ValueError("what is counted by its answer, or at once, costs 1")

@@ -96,3 +96,12 @@ def test_a_star_stands_for_labels_in_front(labels: list[str], scheme: str) -> No
 
 def test_every_origin() -> None:
     assert b"https://whoever.example" in Origins(("*",))
+
+
+async def test_the_own_origin_behind_a_proxy_that_rewrites_the_host(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask
+) -> None:
+    served = await serve(upstream.port, policies=POLICY, trusted="[127.0.0.1/32]")
+    lines = ("X-Forwarded-Host: shop.example", "X-Forwarded-Proto: https")
+    assert (await ask(served, "Origin: https://shop.example", *lines)).status in (101, 200)
+    assert (await ask(served, "Origin: https://other.example", *lines)).status == 403

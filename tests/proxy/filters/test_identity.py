@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from aiohttp import web
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
 
+from proxy.filters.identity import Identity
 from tests.conftest import Served, Start
 from tests.proxy.filters.conftest import Application, Ask
 from tests.wire import ScriptedUpstream
@@ -231,3 +233,68 @@ async def test_issuer_audience_and_time_with_its_skew(
     }
     token = jwt.encode({"alg": "HS256"}, given, OctKey.import_key(SECRET))
     assert (await ask(served, f"Authorization: Bearer {token}")).status == status
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"sub": "api-key:partner"},
+        {"sub": "certificate:a"},
+        {"sub": "\ud800"},
+        {"role": ["\ud800"]},
+        {"exp": 10**400},
+        {"iat": 10**400},
+    ],
+    ids=range(6),
+)
+async def test_claims_that_no_token_may_have(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask, claims: dict[str, object]
+) -> None:
+    served = await serve(upstream.port, more=f"identity: {{{JWT}, {KEYS}}}")
+    given = {"sub": "ada", "exp": int(time.time()) + 60, **claims}
+    parts = [base64.urlsafe_b64encode(json.dumps(one).encode()).rstrip(b"=") for one in ({"alg": "HS256"}, given)]
+    mac = hmac.digest(SECRET.encode(), b".".join(parts), "sha256")
+    sent = b".".join([*parts, base64.urlsafe_b64encode(mac).rstrip(b"=")]).decode()
+    status = (await ask(served, f"Authorization: Bearer {sent}")).status
+    assert status == (200 if "iat" in claims else 401)
+
+
+async def test_a_revoked_user_is_the_one_that_the_policy_means(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask
+) -> None:
+    more = f'identity: {{jwt: {{secret: "{SECRET}", user_claim: username, required: true}}}}'
+    served = await serve(upstream.port, more=more)
+    sent = bearer(sub="u1", username="ada")
+    assert (await ask(served, sent)).status == 200
+    async with aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{served.proxy.admin.port}/revocations?name=user:ada&seconds=60"
+        assert (await session.post(url)).status == 200
+    assert (await ask(served, sent)).status == 401
+
+
+async def test_an_issuer_that_names_no_key_can_turn_them(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask, tmp_path: Path
+) -> None:
+    keys: list[RSAKey | ECKey] = [RSAKey.generate_key(2048), ECKey.generate_key("P-256"), RSAKey.generate_key(2048)]
+    path = tmp_path / "keys.json"
+    path.write_bytes(orjson.dumps(KeySet(list(keys)).as_dict(private=False)))
+    more = f'identity: {{jwt: {{keys_file: "{path}", algorithms: [RS256, ES256], required: true}}}}'
+    served = await serve(upstream.port, more=more)
+    claims = {"sub": "ada", "exp": int(time.time()) + 60}
+    for key, algorithm in zip(keys, ("RS256", "ES256", "RS256"), strict=True):
+        signed = jwt.encode({"alg": algorithm}, claims, key, algorithms=[algorithm])
+        assert (await ask(served, f"Authorization: Bearer {signed}")).status == 200
+    stranger = RSAKey.generate_key(2048)
+    signed = jwt.encode({"alg": "RS256"}, claims, stranger, algorithms=["RS256"])
+    assert (await ask(served, f"Authorization: Bearer {signed}")).status == 401
+
+
+async def test_one_token_written_in_many_ways_is_kept_once(
+    serve: Start, upstream: ScriptedUpstream, application: Application, ask: Ask
+) -> None:
+    served = await serve(upstream.port, more=f"identity: {{{JWT}}}")
+    sent = bearer()
+    for spaces in range(1, 9):
+        assert (await ask(served, sent.replace("Bearer ", "Bearer" + " " * spaces))).status == 200
+    identity = next(one for one in served.proxy.compiled.default_chain.filters if isinstance(one, Identity))
+    assert len(identity._kept) == 1
