@@ -185,6 +185,7 @@ ALLOWED = {
     },
     "upstream_app.states": {"upstream_app.web"},
     "upstream_app.cache": {"breaker", "upstream_app.redis"},
+    "upstream_app.web.days": set(),
     "upstream_app.events": {"breaker", "upstream_app.redis"},
     "upstream_app.background": set(),
     "upstream_app.realtime.feed": {"upstream_app.background", "upstream_app.events", "upstream_app.redis"},

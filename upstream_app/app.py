@@ -24,7 +24,8 @@ from upstream_app.auth.sessions import Sessions
 from upstream_app.auth.store import UserStore
 from upstream_app.auth.tokens import Tokens
 from upstream_app.cache import Cache
-from upstream_app.crews.api import CrewApi, time_off
+from upstream_app.crews.api import CrewApi
+from upstream_app.crews.store import TimeOffStore
 from upstream_app.customers.api import CustomerApi
 from upstream_app.customers.store import CustomerStore
 from upstream_app.demo import page as demo
@@ -35,6 +36,7 @@ from upstream_app.events import Events
 from upstream_app.fleet_metrics import own_socket
 from upstream_app.health import Dependency, Health
 from upstream_app.jobs.api import JobApi
+from upstream_app.jobs.planning import Planning
 from upstream_app.jobs.reminders import Reminders
 from upstream_app.jobs.store import JobStore
 from upstream_app.messages.api import MessageApi, messages, threads
@@ -72,7 +74,7 @@ class Stores:
     jobs: JobStore
     audit: Collection
     notifications: Collection
-    time_off: Collection
+    time_off: TimeOffStore
     threads: Collection
     messages: Collection
 
@@ -80,7 +82,7 @@ class Stores:
     def of(cls, database: mongo.Database) -> Stores:
         return cls(
             UserStore(database), CustomerStore(database), opportunities(database), estimates(database),
-            JobStore(database), audit_entries(database), notifications(database), time_off(database),
+            JobStore(database), audit_entries(database), notifications(database), TimeOffStore(database),
             threads(database), messages(database),
         )  # fmt: skip
 
@@ -107,9 +109,21 @@ def build(settings: Settings) -> web.Application:
     business, audit = metrics.business, AuditLog(stores.audit)
     notifier = Notifier(database, stores.notifications, stores.users, events)
     auth = AuthApi(stores.users, sessions, tokens, passwords)
-    jobs = JobApi(stores.jobs, stores.customers, stores.users, cache, events, notifier, business)
-    crews = CrewApi(stores.time_off, stores.users, stores.jobs, notifier, events, jobs.assigned)
-    reminders = Reminders(stores.jobs, notifier)
+    planning = Planning(client, database, stores.jobs, stores.time_off.away_on)
+    jobs = JobApi(
+        stores.jobs,
+        planning,
+        stores.customers,
+        stores.estimates,
+        stores.opportunities,
+        stores.users,
+        cache,
+        events,
+        notifier,
+        business,
+    )
+    crews = CrewApi(stores.time_off, stores.users, stores.jobs, planning, notifier, events, jobs.assigned)
+    reminders = Reminders(stores.jobs, stores.estimates, notifier)
     messaging = MessageApi(stores.threads, stores.messages, stores.users, stores.jobs, events, notifier)
     hub = Hub()
     feed, presence = Feed(shared, hub.deliver), Presence(shared, events)
@@ -120,7 +134,9 @@ def build(settings: Settings) -> web.Application:
     metrics.events, metrics.hub, metrics.feed = events, hub, feed
     endpoints: list[Endpoint] = [
         *auth.endpoints(),
-        *CustomerApi(stores.customers, cache, events, business).endpoints(),
+        *CustomerApi(
+            stores.customers, (stores.opportunities, stores.estimates, stores.jobs), cache, events, business
+        ).endpoints(),
         *OpportunityApi(stores.opportunities, stores.customers, events, notifier).endpoints(),
         *EstimateApi(
             client, stores.estimates, stores.customers, stores.opportunities, stores.jobs, cache, events, business,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import pymongo
 import structlog
 from aiohttp import web
 from bson import ObjectId
@@ -15,10 +16,13 @@ from upstream_app.auth.permissions import Actor
 from upstream_app.documents import Collection, now
 from upstream_app.mongo import Database
 from upstream_app.web.endpoint import Call, Endpoint
+from upstream_app.web.errors import header
 from upstream_app.web.lists import Identity, Page, filters, listed
 
 log = structlog.get_logger("simplepro.audit")
 KEPT_SECONDS = 90 * 86_400
+WRITE_SECONDS = 1.0
+"""What an answer waits for its entry."""
 INDEXES = [
     IndexModel([("at", ASCENDING)], name="kept", expireAfterSeconds=KEPT_SECONDS),
     IndexModel([("user", ASCENDING), ("_id", DESCENDING)], name="user"),
@@ -53,10 +57,11 @@ class AuditLog:
         entry: dict[str, Any] = {
             "at": now(), "user": actor.user if actor else None, "action": action, "resource": resource,
             "path": path, "document": request.match_info.get("id"), "status": status,
-            "requestId": request.headers.get("X-Request-ID", ""),
+            "requestId": header(request, "X-Request-ID"),
         }  # fmt: skip
         try:
-            await self.entries.raw.insert_one({"_id": ObjectId(), **entry, "version": 1})
+            with pymongo.timeout(WRITE_SECONDS):
+                await self.entries.raw.insert_one({"_id": ObjectId(), **entry, "version": 1})
         except PyMongoError as error:
             log.warning("audit entry lost", error=type(error).__name__, **{k: str(v) for k, v in entry.items()})
 

@@ -12,13 +12,15 @@ import asyncio
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import structlog
 import zstandard
+from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -39,6 +41,11 @@ MAX_OWED = 10_000
 """Tags that Redis could not be told of; past that many, nobody's entries are trusted for LONGEST_SECONDS."""
 LONGEST_SECONDS = 4_000.0
 """No entry lives longer."""
+TAG_SECONDS = 4 * 3_600
+"""A tag's number outlives every entry that holds an older one; then it may begin anew."""
+MAX_CHANGES = 50_000
+MAX_BYTES = 64 * 1024 * 1024
+"""Of the first level."""
 MISSING = b"null"
 TIMES = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
 Load = Callable[[], Awaitable[Any]]
@@ -101,6 +108,9 @@ class Cache:
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._filling: dict[str, asyncio.Task[bytes]] = {}
         self._changes: dict[str, int] = {}
+        self._epoch = 0
+        """How often `_changes` was emptied."""
+        self._bytes = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._listening: asyncio.Task[None] | None = None
         self._closing = False
@@ -144,7 +154,7 @@ class Cache:
             task.exception()
 
     async def _fill(self, key: str, tags: tuple[str, ...], seconds: float, load: Load) -> bytes:
-        counts = [self._changes.get(tag, 0) for tag in tags]
+        counts = self._counts(tags)
         found, numbers = await self._look(key, tags)
         if found is not None:
             value, fresh = found
@@ -170,12 +180,25 @@ class Cache:
 
     def _remember(self, key: str, value: bytes, tags: tuple[str, ...], counts: list[int]) -> None:
         """Not where one of the tags was counted on while it was read."""
-        if counts != [self._changes.get(tag, 0) for tag in tags]:
+        if counts != self._counts(tags):
             return
+        self._drop(key)
         self._entries[key] = Entry(value, tags, self._clock() + FIRST_LEVEL_SECONDS)
-        self._entries.move_to_end(key)
-        while len(self._entries) > MAX_ENTRIES:
-            self._entries.popitem(last=False)
+        self._bytes += len(value)
+        while len(self._entries) > MAX_ENTRIES or self._bytes > MAX_BYTES:
+            self._drop(next(iter(self._entries)))
+
+    def _counts(self, tags: tuple[str, ...]) -> list[int]:
+        return [self._epoch, *(self._changes.get(tag, 0) for tag in tags)]
+
+    def _drop(self, key: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._bytes -= len(entry.value)
+
+    def _drop_all(self) -> None:
+        self._entries.clear()
+        self._bytes = 0
 
     # the second level
 
@@ -216,6 +239,16 @@ class Cache:
 
     # writes
 
+    @asynccontextmanager
+    async def writing(self, *tags: str) -> AsyncIterator[None]:
+        """Around a write: its tags are counted on when it is done, and also where nobody knows whether it was."""
+        try:
+            yield
+        except (PyMongoError, asyncio.CancelledError):
+            await self.changed(*tags)
+            raise
+        await self.changed(*tags)
+
     async def changed(self, *tags: str) -> None:
         """Every entry with one of these tags is stale: here and at the edge before this returns."""
         self.stats.invalidations += 1
@@ -237,6 +270,7 @@ class Cache:
         try:
             async with self._breaker.attempt(), asyncio.timeout(DEADLINE):
                 await asyncio.gather(*(self._redis.incr(_tag(tag)) for tag in tags))
+                await asyncio.gather(*(self._redis.expire(_tag(tag), TAG_SECONDS) for tag in tags))
                 await self._redis.publish(CHANNEL, ",".join(tags))
         except (RedisError, OSError, TimeoutError, BreakerOpen) as error:
             self.stats.errors += 1
@@ -254,10 +288,13 @@ class Cache:
 
     def _forget(self, tags: Sequence[str]) -> None:
         named = set(tags)
+        if len(self._changes) > MAX_CHANGES:
+            self._changes.clear()
+            self._epoch += 1
         for tag in named:
             self._changes[tag] = self._changes.get(tag, 0) + 1
         for key in [key for key, entry in self._entries.items() if named.intersection(entry.tags)]:
-            del self._entries[key]
+            self._drop(key)
         self._filling.clear()
 
     async def _listen(self) -> None:
@@ -265,13 +302,13 @@ class Cache:
             try:
                 async with self._listener.pubsub() as channel:
                     await channel.subscribe(CHANNEL)
-                    self._entries.clear()
+                    self._drop_all()
                     while not self._closing:
                         message = await channel.get_message(ignore_subscribe_messages=True, timeout=1.0)
                         if message is not None and message["type"] == "message":
                             self._forget(str(message["data"]).split(","))
             except (RedisError, OSError, TimeoutError) as error:
-                self._entries.clear()
+                self._drop_all()
                 log.warning("cache: not listening", error=type(error).__name__)
                 await asyncio.sleep(random.uniform(0.5, 1.5))  # noqa: S311  # jitter
 

@@ -103,21 +103,24 @@ def indexes() -> None:
     """How often each index was used since the database started; the unused ones cost writes and memory."""
     chosen = _settings()
 
-    async def go() -> list[str]:
+    async def go() -> list[tuple[str, int]]:
         client = mongo.connect(chosen)
-        lines = []
+        lines: list[tuple[str, int]] = []
         try:
             for collection in Stores.of(mongo.database(client)).all:
                 rows = await (await collection.raw.aggregate([{"$indexStats": {}}])).to_list(100)
                 for row in rows:
                     used = row["accesses"]["ops"]
-                    lines.append(f"{collection.raw.name}.{row['name']}: {used}{'' if used else '  unused'}")
+                    lines.append((f"{collection.raw.name}.{row['name']}", int(used)))
         finally:
             await client.close()
         return lines
 
-    for line in _tried(go()):
-        click.echo(line)
+    found = _tried(go())
+    if found and not any(used for _, used in found):
+        click.echo("this server counts no use of indexes: ask one that does (MongoDB does) before any is dropped")
+    for name, used in found:
+        click.echo(f"{name}: {used}{'  unused' if not used and any(count for _, count in found) else ''}")
 
 
 @main.command("backup")

@@ -54,7 +54,7 @@ class Commands(monitoring.CommandListener):
         self.failures = 0
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
-        if event.command_name in ("find", "aggregate", "update", "insert", "delete", "count"):
+        if event.command_name in ("find", "aggregate", "update", "insert", "delete", "count", "findAndModify"):
             self._shapes[event.request_id] = shape(event.command)
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:

@@ -23,10 +23,10 @@ from upstream_app.auth.sessions import Sessions
 from upstream_app.auth.store import UserStore
 from upstream_app.auth.tokens import ACCESS_SECONDS, Tokens
 from upstream_app.documents import NotFound
-from upstream_app.mongo import Document
+from upstream_app.mongo import MAX_TIME_MS, Document
 from upstream_app.web.answers import success
 from upstream_app.web.endpoint import ANY_USER, ANYBODY, Call, Endpoint, shown
-from upstream_app.web.errors import ApiError
+from upstream_app.web.errors import ApiError, header
 from upstream_app.web.lists import listed
 
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
@@ -89,19 +89,35 @@ class AuthApi:
 
     async def login(self, call: Call) -> web.Response:
         given = call.body(Credentials)
-        locked = await self._sessions.locked_for(given.username)
+        user = await self._users.named(given.username)
+        if not await self._right(user, given.username, given.password) or user is None or not user["active"]:
+            raise ApiError(401, WRONG, headers=_CHALLENGE)
+        session, subject = secrets.token_hex(16), str(user["_id"])
+        pair, refresh = self._pair(user, session)
+        await self._sessions.begin(session, subject, refresh, header(call.request, "User-Agent"))
+        if not await self._is_as_it_was(user):
+            await self._sessions.end(session, subject)
+            raise ApiError(401, WRONG, headers=_CHALLENGE)
+        return success({**pair, "user": self._users.shown(user)}, "Logged in")
+
+    async def _right(self, user: Document | None, named: str, password: str) -> bool:
+        """Whether it is the user's password. Tries count for whoever is meant, by name or e-mail address, here and
+        where it is changed, until one is right. Raises ApiError 429."""
+        whom = f"id:{user['_id']}" if user else named
+        locked = await self._sessions.begin_try(whom)
         if locked:
             raise ApiError(429, "Too many failed log-ins; try again later", headers={"Retry-After": str(locked)})
-        user = await self._users.named(given.username)
-        good = await self._passwords.verify(user["password"] if user else None, given.password)
-        if user is None or not good or not user["active"]:
-            raise ApiError(401, WRONG, headers=_CHALLENGE)
-        await self._sessions.succeeded(given.username)
-        session = secrets.token_hex(16)
-        pair, refresh = self._pair(user, session)
-        agent = call.request.headers.get("User-Agent", "")
-        await self._sessions.begin(session, str(user["_id"]), refresh, agent)
-        return success({**pair, "user": self._users.shown(user)}, "Logged in")
+        good = False
+        try:
+            good = await self._passwords.verify(user["password"] if user else None, password)
+        finally:
+            await self._sessions.end_try(whom, good=good)
+        return good
+
+    async def _is_as_it_was(self, user: Document) -> bool:
+        """Who was switched off, or got another role, while the password was checked has no session that outlives it."""
+        found = await self._users.raw.find_one({"_id": user["_id"]}, max_time_ms=MAX_TIME_MS)
+        return found is not None and all(found[name] == user[name] for name in ("active", "role", "password"))
 
     def _pair(self, user: Document, session: str) -> tuple[dict[str, Any], str]:
         subject = str(user["_id"])
@@ -118,11 +134,14 @@ class AuthApi:
         claims = self._tokens.read("refresh", call.body(RefreshToken).refresh_token)
         if claims is None:
             raise ApiError(401, "The refresh token is not valid, or has expired", headers=_CHALLENGE)
-        user = await self._users.raw.find_one({"_id": ObjectId(claims["sub"])})
+        user = await self._users.raw.find_one({"_id": ObjectId(claims["sub"])}, max_time_ms=MAX_TIME_MS)
         if user is None or not user["active"]:
             raise ApiError(401, "This user may no longer log in", headers=_CHALLENGE)
         pair, after = self._pair(user, claims["sessionId"])
         if not await self._sessions.rotate(claims["sessionId"], claims["sub"], claims["jti"], after):
+            raise ApiError(401, "This session is over; log in again", headers=_CHALLENGE)
+        if not await self._is_as_it_was(user):
+            await self._sessions.end(claims["sessionId"], claims["sub"])
             raise ApiError(401, "This session is over; log in again", headers=_CHALLENGE)
         return success(pair, "Refreshed")
 
@@ -133,7 +152,7 @@ class AuthApi:
     async def change_password(self, call: Call) -> web.Response:
         given, actor = call.body(PasswordChange), call.actor
         user = await self._users.get(actor.user)
-        if not await self._passwords.verify(user["password"], given.currentPassword):
+        if not await self._right(user, user["username"], given.currentPassword):
             raise ApiError(401, "The current password is wrong")
         hashed = await self._passwords.hash(given.newPassword)
         await self._users.change(actor.user, lambda document: document | {"password": hashed})
@@ -177,14 +196,17 @@ class AuthApi:
 
     async def change(self, call: Call) -> web.Response:
         changes, actor = call.body(UserChanges).model_dump(exclude_unset=True), call.actor
+        own = {"role", "active"} & changes.keys()
 
         def edit(document: Document) -> Document:
+            if document["_id"] == actor.user and any(document.get(name) != changes[name] for name in own):
+                raise ApiError(409, "Nobody changes the own role, or switches oneself off: ask another")
             if actor.role != "super_admin" and "super_admin" in (document["role"], changes.get("role")):
                 raise ApiError(403, "Only a super_admin changes one, or makes one")
             return document | changes
 
         changed = await self._users.change(call.id(noun="user"), edit, call.expected)
-        if {"role", "active"} & changes.keys():
+        if own:
             await self._sessions.end_all(changed["id"])
         return shown(changed, "User updated")
 

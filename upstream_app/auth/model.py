@@ -58,6 +58,7 @@ class UserChanges(Written):
     lastName: Text | None = None
     active: bool | None = None
     skills: Annotated[list[Text], Field(max_length=20)] | None = None
+    rating: Annotated[float, Field(ge=0, le=5)] | None = None
 
     @model_validator(mode="after")
     def _some(self) -> UserChanges:

@@ -22,6 +22,9 @@ from upstream_app.web.errors import ApiError
 
 DEADLINE = 2.0
 MAX_FAILURES, LOCK_SECONDS = 5, 900
+WAITS, WAIT_SECONDS = 15, 0.1
+MANY_SESSIONS = 50
+"""Of one user, from where on those that expired are looked for at each log-in."""
 
 ROTATE = """
 local held = redis.call('HGET', KEYS[1], 'refresh')
@@ -32,10 +35,25 @@ redis.call('EXPIRE', KEYS[1], ARGV[4])
 return 'rotated'
 """
 
-COUNT = """
-local tries = redis.call('INCR', KEYS[1])
-if redis.call('TTL', KEYS[1]) < 0 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
-return {tries, redis.call('TTL', KEYS[1])}
+TRY = """
+local tries = tonumber(redis.call('HGET', KEYS[1], 'tries') or '0')
+local running = tonumber(redis.call('HGET', KEYS[1], 'running') or '0')
+if tries >= tonumber(ARGV[1]) then return {0, redis.call('TTL', KEYS[1]), running} end
+redis.call('HINCRBY', KEYS[1], 'tries', 1)
+redis.call('HINCRBY', KEYS[1], 'running', 1)
+if tries == 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+return {1, 0, running}
+"""
+"""A try counts before its password is looked at, so that guesses at once are no more than guesses in turn."""
+
+TRIED = """
+local running = math.max(0, redis.call('HINCRBY', KEYS[1], 'running', -1))
+if ARGV[1] == '1' then
+  if running == 0 then return redis.call('DEL', KEYS[1]) end
+  redis.call('HSET', KEYS[1], 'tries', running)
+end
+redis.call('EXPIRE', KEYS[1], ARGV[2], 'NX')
+return running
 """
 
 
@@ -70,6 +88,8 @@ class Sessions:
         await self._ask(self._redis.expire(self._session(session), REFRESH_SECONDS))
         await self._ask(self._redis.sadd(self._user(user), session))
         await self._ask(self._redis.expire(self._user(user), REFRESH_SECONDS))
+        if await self._ask(self._redis.scard(self._user(user))) > MANY_SESSIONS:
+            await self.of(user)
 
     async def lives(self, session: str) -> bool:
         return bool(await self._ask(self._redis.exists(self._session(session))))
@@ -122,14 +142,24 @@ class Sessions:
 
     # lock-out
 
-    async def locked_for(self, username: str) -> int:
-        """Count one try, before anything is looked at; seconds for which this name may not log in, 0 where it may."""
-        counted = self._redis.eval(COUNT, 1, self._failures(username), str(LOCK_SECONDS))
-        tries, left = await self._ask(counted)
-        return max(1, int(left)) if int(tries) > MAX_FAILURES else 0
+    async def begin_try(self, whom: str) -> int:
+        """Count one try, before a password is looked at; seconds for which there may be none, 0 where there may.
 
-    async def succeeded(self, username: str) -> None:
-        await self._ask(self._redis.delete(self._failures(username)))
+        While others are looked at, one may turn out to be right: their end is awaited, for a moment."""
+        left = 0
+        for _ in range(WAITS):
+            script = self._redis.eval(TRY, 1, self._failures(whom), str(MAX_FAILURES), str(LOCK_SECONDS))
+            admitted, left, running = await self._ask(script)
+            if admitted:
+                return 0
+            if not running:
+                break
+            await asyncio.sleep(WAIT_SECONDS)
+        return max(1, int(left))
+
+    async def end_try(self, whom: str, *, good: bool) -> None:
+        """A good one forgives those before it."""
+        await self._ask(self._redis.eval(TRIED, 1, self._failures(whom), str(int(good)), str(LOCK_SECONDS)))
 
     async def _ask(self, command: Any) -> Any:
         """Within a deadline, and not at all while Redis is known to be away. Raises SessionsAway."""
@@ -148,8 +178,8 @@ class Sessions:
     def _user(self, user: str) -> str:
         return f"{self._prefix}:sessions:{user}"
 
-    def _failures(self, username: str) -> str:
-        return f"{self._prefix}:failures:{json.dumps(username.casefold())}"
+    def _failures(self, whom: str) -> str:
+        return f"{self._prefix}:failures:{json.dumps(whom.casefold())}"
 
 
 def _now() -> str:

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Annotated, Literal
 
 from aiohttp import web
 from bson import ObjectId
 from pydantic import Field, StringConstraints, model_validator
-from pymongo import ASCENDING, DESCENDING, IndexModel
 
-from upstream_app.auth.permissions import Actor
+from upstream_app.auth.permissions import Actor, within
 from upstream_app.auth.store import UserStore
 from upstream_app.crews.scoring import Candidate, Score, choose
+from upstream_app.crews.store import TimeOffStore
 from upstream_app.customers.model import Written
-from upstream_app.documents import Collection
+from upstream_app.documents import NotFound
 from upstream_app.events import Events
+from upstream_app.jobs.planning import Planning
 from upstream_app.jobs.store import JobStore
-from upstream_app.mongo import Database, Document
+from upstream_app.mongo import Document
 from upstream_app.notifications.api import Notifier
 from upstream_app.states import move
 from upstream_app.web.answers import success
+from upstream_app.web.days import Day
 from upstream_app.web.endpoint import ANY_USER, Call, Endpoint, shown
 from upstream_app.web.errors import ApiError
 from upstream_app.web.lists import Identity, Page, listed
 
-INDEXES = [
-    IndexModel([("user", ASCENDING), ("_id", DESCENDING)], name="user"),
-    IndexModel([("status", ASCENDING), ("to", ASCENDING)], name="until"),
-]
-MAX_AWAY = 2_000
+MAX_TOLD = 50
 TRANSITIONS: dict[str, frozenset[str]] = {
     "pending": frozenset({"approved", "denied"}),
     "approved": frozenset({"denied"}),
@@ -39,14 +37,16 @@ TRANSITIONS: dict[str, frozenset[str]] = {
 
 
 class NewTimeOff(Written):
-    first: date
-    last: date
+    first: Day
+    last: Day
     reason: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)] = ""
 
     @model_validator(mode="after")
     def _order(self) -> NewTimeOff:
         if self.last < self.first or (self.last - self.first).days > 365:
             raise ValueError("last is before first, or more than a year after it")
+        if self.first < datetime.now(UTC).date():
+            raise ValueError("first is over already")
         return self
 
 
@@ -55,7 +55,7 @@ class Decision(Written):
 
 
 class AvailabilityQuery(Page):
-    day: date
+    day: Day
 
 
 class AutoAssign(Written):
@@ -75,14 +75,18 @@ Assign = Callable[[Call, ObjectId, list[ObjectId], ObjectId], Awaitable[Document
 """Who asks, job, members, and which of them leads; the job with that crew."""
 
 
-def time_off(database: Database) -> Collection:
-    return Collection(database, "time_off", "time-off request", INDEXES)
-
-
 class CrewApi:
     def __init__(
-        self, requests: Collection, users: UserStore, jobs: JobStore, notifier: Notifier, events: Events, assign: Assign
+        self,
+        requests: TimeOffStore,
+        users: UserStore,
+        jobs: JobStore,
+        planning: Planning,
+        notifier: Notifier,
+        events: Events,
+        assign: Assign,
     ) -> None:
+        self._planning = planning
         self._events = events
         self._assign = assign
         self.time_off = requests
@@ -98,9 +102,10 @@ class CrewApi:
                 "GET", f"{path}/availability", self.availability, read, "Who is free", query=AvailabilityQuery,
                 plain=True,
             ),
-            Endpoint("GET", f"{path}/time-off", self.requests, read, "Time-off requests", query=Page),
+            Endpoint("GET", f"{path}/time-off", self.requests, ANY_USER, "Time-off requests; one's own", query=Page),
             Endpoint("POST", f"{path}/time-off", self.ask, ANY_USER, "Ask for time off", NewTimeOff, status=201),
             Endpoint("PATCH", f"{path}/time-off/{{id}}", self.decide, "crews:assign", "Decide", Decision),
+            Endpoint("DELETE", f"{path}/time-off/{{id}}", self.withdraw, ANY_USER, "Take one's request back"),
             Endpoint(
                 "POST", f"{path}/suggest/{{job}}", self.suggest, "crews:assign", "Who suits a job, and why", AutoAssign,
                 body_optional=True,
@@ -115,40 +120,48 @@ class CrewApi:
     async def members(self, call: Call) -> web.Response:
         return success({"members": [self._users.shown(one) for one in await self._users.crew()]})
 
-    async def _free(self, day: date) -> list[tuple[Document, bool, int]]:
-        """Each member, whether not on time off, and how many jobs that day has for them."""
-        members = await self._users.crew()
-        ids = [one["_id"] for one in members]
-        text = day.isoformat()
-        not_over = {"status": "approved", "to": {"$gte": text}}
-        away = await self.time_off.raw.find(not_over, {"user": 1, "from": 1}).limit(MAX_AWAY).to_list(MAX_AWAY)
-        off = {one["user"] for one in away if one["from"] <= text}
-        busy = await self._jobs.busy_on(day, ids)
-        return [(one, one["_id"] not in off, busy.get(one["_id"], 0)) for one in members]
-
     async def availability(self, call: Call) -> web.Response:
+        """Who is not on time off, and when each of them is at a job."""
         day = call.query(AvailabilityQuery).day
+        away, booked = await self.time_off.away_on(day), await self._planning.booked(day)
         rows = [
             {
                 "member": str(one["_id"]),
                 "name": f"{one['firstName']} {one['lastName']}",
-                "available": there,
-                "jobs": jobs,
+                "available": one["_id"] not in away,
+                "jobs": len(booked.get(one["_id"], ())),
+                "busy": [slot.shown for slot in sorted(booked.get(one["_id"], ()))],
             }
-            for one, there, jobs in await self._free(day)
+            for one in await self._users.crew()
         ]
         return success({"day": day.isoformat(), "members": rows})
 
     async def requests(self, call: Call) -> web.Response:
-        asked = call.query(Page)
-        found, total = await self.time_off.find({}, asked)
+        """Everybody's, for whoever plans crews; else one's own."""
+        asked, me = call.query(Page), call.actor
+        which = {} if me.scope("crews:read") else {"user": me.user}
+        found, total = await self.time_off.find(which, asked)
         return listed("requests", found, total, asked)
+
+    async def withdraw(self, call: Call) -> web.Response:
+        me, today = call.actor.user, datetime.now(UTC).date().isoformat()
+
+        def mine(found: Document) -> None:
+            if found["user"] != me:
+                raise NotFound("time-off request")
+            if found["from"] < today:
+                raise ApiError(409, "This time off has begun")
+
+        await self.time_off.remove(call.id(noun="time-off request"), call.expected, mine)
+        return success({}, "Taken back")
 
     async def ask(self, call: Call) -> web.Response:
         given = call.body(NewTimeOff)
+        if await self.time_off.overlaps(call.actor.user, given.first, given.last):
+            raise ApiError(409, "You have asked for some of these days already")
         fields = {"from": given.first.isoformat(), "to": given.last.isoformat(), "reason": given.reason}
         made = await self.time_off.insert(fields | {"user": call.actor.user, "status": "pending"})
-        return shown(made, "Asked for", 201, "/api/crews/time-off")
+        return shown(made, "Asked for", 201)
 
     async def decide(self, call: Call) -> web.Response:
         given, actor = call.body(Decision), call.actor
@@ -162,7 +175,8 @@ class CrewApi:
         changed = await self.time_off.change(call.id(noun="time-off request"), edit, call.expected)
         text = f"Your time off from {changed['from']} was {given.status}"
         await self._notifier.tell([ObjectId(changed["user"])], "time_off_decided", text, {"requestId": changed["id"]})
-        return shown(changed, "Decided")
+        planned = await self._jobs.of_member(ObjectId(changed["user"]), changed["from"], changed["to"])
+        return success(changed | {"jobs": planned[:MAX_TOLD]}, "Decided", etag=str(changed["version"]))
 
     async def suggest(self, call: Call) -> web.Response:
         """The best crew by its score."""
@@ -191,7 +205,10 @@ class CrewApi:
         told = {one["_id"] for one in await self._users.of_roles(["dispatcher", "manager"])}
         data: Document = {"from": str(me.user), "text": given.text}
         if given.jobId is not None:
-            job = await self._jobs.get(ObjectId(given.jobId))
+            scope = me.scope("jobs:read")
+            if scope is None:
+                raise NotFound("job")
+            job = await self._jobs.get(ObjectId(given.jobId), within(me, scope))
             told |= {entry["member"] for entry in job["crew"]}
             data["jobId"] = given.jobId
         rooms = ["role:dispatcher", "role:manager", *(f"user:{one}" for one in told)]
@@ -201,12 +218,16 @@ class CrewApi:
 
     async def _chosen(self, call: Call, job: Document) -> tuple[list[Score], int]:
         given = call.body(AutoAssign)
+        members = await self._users.crew()
+        busy = await self._planning.free(job, [one["_id"] for one in members])
+        booked = await self._planning.booked(date.fromisoformat(job["scheduledDate"]), job["_id"])
         candidates = [
             Candidate(
-                str(one["_id"]), frozenset(skill.casefold() for skill in one.get("skills", [])), there, jobs,
-                given.miles.get(str(one["_id"])), float(one.get("rating", 3.0)), str(one["_id"]) in given.preferred,
+                str(one["_id"]), frozenset(skill.casefold() for skill in one.get("skills", [])),
+                one["_id"] not in busy, len(booked.get(one["_id"], ())), given.miles.get(str(one["_id"])),
+                float(one.get("rating", 3.0)), str(one["_id"]) in given.preferred,
             )
-            for one, there, jobs in await self._free(date.fromisoformat(job["scheduledDate"]))
+            for one in members
         ]  # fmt: skip
         wanted = given.size or job["crewSize"]
         return choose(candidates, job["requiredSkills"], wanted), wanted

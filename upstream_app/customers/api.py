@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
@@ -10,19 +11,24 @@ from aiohttp import web
 from upstream_app.cache import Cache
 from upstream_app.customers.model import Contact, CustomerChanges, CustomerQuery, NewCustomer
 from upstream_app.customers.store import CustomerStore, condition
-from upstream_app.documents import NotFound, now
+from upstream_app.documents import Collection, Edit, NotFound, now
 from upstream_app.events import Events
 from upstream_app.metrics import Business
-from upstream_app.mongo import Document
+from upstream_app.mongo import MAX_TIME_MS, Document
 from upstream_app.web.answers import json_response, success
 from upstream_app.web.endpoint import Call, Endpoint, shown
+from upstream_app.web.errors import ApiError
 from upstream_app.web.lists import filters, listing
 
 LIST_SECONDS, ONE_SECONDS, STATS_SECONDS = 300, 3_600, 300
 
 
 class CustomerApi:
-    def __init__(self, store: CustomerStore, cache: Cache, events: Events, business: Business) -> None:
+    def __init__(
+        self, store: CustomerStore, referring: Sequence[Collection], cache: Cache, events: Events, business: Business
+    ) -> None:
+        """`referring` are the collections whose documents name a customer."""
+        self._referring = referring
         self._store = store
         self._cache = cache
         self._events = events
@@ -75,9 +81,10 @@ class CustomerApi:
 
     async def create(self, call: Call) -> web.Response:
         fields = call.body(NewCustomer).model_dump(exclude_none=True)
-        made = await self._store.insert(fields | {"createdBy": call.actor.user})
+        async with self._cache.writing("customers"):
+            made = await self._store.insert(fields | {"createdBy": call.actor.user})
         self._business.customers += 1
-        await self._changed(made["id"])
+        self._told(made["id"])
         return shown(made, "Customer created", 201, "/api/customers")
 
     async def change(self, call: Call) -> web.Response:
@@ -89,14 +96,24 @@ class CustomerApi:
                 after.pop("address", None)
             return after
 
-        changed = await self._store.change(call.id(noun="customer"), edit, call.expected)
-        await self._changed(changed["id"])
-        return shown(changed, "Customer updated")
+        return shown(await self._edit(call, edit), "Customer updated")
+
+    async def _edit(self, call: Call, edit: Edit) -> Document:
+        identity = call.id(noun="customer")
+        async with self._cache.writing("customers", f"customer:{identity}"):
+            changed = await self._store.change(identity, edit, call.expected)
+        self._told(changed["id"])
+        return changed
 
     async def remove(self, call: Call) -> web.Response:
         identity = call.id(noun="customer")
-        await self._store.remove(identity, call.expected)
-        await self._changed(str(identity))
+        for collection in self._referring:
+            if await collection.raw.find_one({"customerId": identity}, {"_id": 1}, max_time_ms=MAX_TIME_MS):
+                what = f"There is something of this customer's ({collection.noun}); make the customer inactive instead"
+                raise ApiError(409, what, details={"has": collection.noun})
+        async with self._cache.writing("customers", f"customer:{identity}"):
+            await self._store.remove(identity, call.expected)
+        self._told(str(identity))
         return success({}, "Customer deleted")
 
     async def contact(self, call: Call) -> web.Response:
@@ -106,10 +123,7 @@ class CustomerApi:
         def edit(document: Document) -> Document:
             return document | {"contacts": [entry, *document.get("contacts", [])][:50], "lastContactAt": entry["at"]}
 
-        changed = await self._store.change(call.id(noun="customer"), edit, call.expected)
-        await self._changed(changed["id"])
-        return shown(changed, "Contact noted")
+        return shown(await self._edit(call, edit), "Contact noted")
 
-    async def _changed(self, identity: str) -> None:
-        await self._cache.changed("customers", f"customer:{identity}")
+    def _told(self, identity: str) -> None:
         self._events.publish("customerChanged", ["role:manager", "role:sales"], {"customerId": identity})

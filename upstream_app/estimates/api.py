@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
@@ -9,7 +10,7 @@ from bson import ObjectId
 from pymongo import DESCENDING, IndexModel
 
 from upstream_app.cache import Cache
-from upstream_app.documents import MAX_TRIES, Collection, Conflict
+from upstream_app.documents import MAX_TRIES, Collection, Conflict, pause
 from upstream_app.estimates.model import (
     TRANSITIONS,
     Conversion,
@@ -17,6 +18,7 @@ from upstream_app.estimates.model import (
     MoveDetails,
     NewEstimate,
     StateChange,
+    valid_until,
 )
 from upstream_app.estimates.pricing import Price, price, trucks
 from upstream_app.events import Events
@@ -106,7 +108,7 @@ class EstimateApi:
             await self._opportunities.get(links["opportunityId"], {"customerId": customer})
         details = MoveDetails.model_validate(given.model_dump(exclude={"customerId", "opportunityId", "notes"}))
         fields = links | {"details": details.model_dump(mode="json"), "notes": given.notes, **priced(details)}
-        whole = fields | {"status": "draft", "createdBy": call.actor.user, "history": []}
+        whole = fields | {"status": "draft", "createdBy": call.actor.user, "history": [], "validUntil": valid_until()}
         if given.opportunityId:
             made = await self._quoted(whole, links["opportunityId"], call.actor.user)
         else:
@@ -138,10 +140,11 @@ class EstimateApi:
         details, actor = call.body(MoveDetails), call.actor
 
         def edit(document: Document) -> Document:
-            if document["status"] != "draft":
+            if document["status"] not in ("draft", "revised"):
                 move(TRANSITIONS, document["status"], "revised")
                 document = moved(document, "revised", actor.user)
-            return document | {"details": details.model_dump(mode="json"), **priced(details)}
+            again = {"details": details.model_dump(mode="json"), "validUntil": valid_until(), **priced(details)}
+            return document | again
 
         return shown(await self._store.change(call.id(noun="estimate"), edit, call.expected), "Estimate revised")
 
@@ -153,6 +156,9 @@ class EstimateApi:
 
         def edit(document: Document) -> Document:
             move(TRANSITIONS, document["status"], given.status)
+            until = document.get("validUntil", "")
+            if given.status == "accepted" and until and until < datetime.now(UTC).date().isoformat():
+                raise ApiError(409, f"This price was good until {until}; calculate it anew", details={"until": until})
             return moved(document, given.status, actor.user, given.reason)
 
         changed = await self._store.change(call.id(noun="estimate"), edit, call.expected)
@@ -165,47 +171,78 @@ class EstimateApi:
 
     async def convert(self, call: Call) -> web.Response:
         """Estimate, opportunity, customer and job agree: all four change in one transaction, or none."""
+        for left in reversed(range(MAX_TRIES)):
+            try:
+                job, estimate = await self._converted(call)
+                break
+            except Conflict as error:
+                if error.expected or not left:
+                    raise
+                await pause(MAX_TRIES - left)
+        actor, number = call.actor, job["number"]
+        if opportunity := estimate.get("opportunityId"):
+            found = await self._opportunities.get(opportunity)
+            if (author := found.get("createdBy")) and author != actor.user:
+                text = f"\u201c{found['title']}\u201d is won: {number}"
+                await self._notifier.tell([author], "opportunity_won", text, {"opportunityId": str(opportunity)})
+            self._events.publish(
+                "opportunityChanged", ["role:sales"], {"opportunityId": str(opportunity), "status": "won"}
+            )
+        self._business.jobs += 1
+        self._events.publish(
+            "jobCreated", ["role:dispatcher", f"job:{job['id']}"], {"jobId": job["id"], "number": number}
+        )
+        return shown(job, "Job created", 201, "/api/jobs")
+
+    async def _converted(self, call: Call) -> tuple[Document, Document]:
+        """The job and its estimate. Raises ApiError 409 where there is none to be made of it, Conflict."""
         given, actor, identity = call.body(Conversion), call.actor, call.id(noun="estimate")
         estimate = await self._store.get(identity)
+        if call.expected is not None and estimate["version"] not in call.expected:
+            raise Conflict("estimate", expected=True)
         if estimate["status"] != "accepted":
             raise ApiError(409, "Only an accepted estimate becomes a job", details={"status": estimate["status"]})
         if estimate.get("jobId"):
             raise ApiError(409, "This estimate is a job already", details={"jobId": str(estimate["jobId"])})
+        opportunity = estimate.get("opportunityId")
+        if opportunity:
+            _winnable(await self._opportunities.get(opportunity))
         number = await self._jobs.next_number()
 
-        def active(found: Document) -> Document:
-            return found | {"status": "active"}
+        def linked(found: Document) -> Document:
+            if found["version"] != estimate["version"]:
+                raise Conflict("estimate", expected=False)
+            return found | link
+
+        link: Document = {}
 
         async def work(session: Any) -> Document:
             job = await self._jobs.from_estimate(estimate, given, number, actor.user, session)
-            link = {"jobId": ObjectId(job["id"])}
-
-            def won(found: Document) -> Document:
-                return _won(found, actor.user) | link
-
-            await self._store.change(identity, lambda found: found | link, estimate["version"], session=session)
-            if opportunity := estimate.get("opportunityId"):
+            link["jobId"] = ObjectId(job["id"])
+            await self._store.change(identity, linked, session=session)
+            if opportunity:
                 await self._opportunities.change(
-                    opportunity, lambda found: _won(found, actor.user) | link, session=session
+                    opportunity, lambda found: _won(_winnable(found), actor.user) | link, session=session
                 )
             await self._customers.change(
                 estimate["customerId"], lambda found: found | {"status": "active"}, session=session
             )
             return job
 
-        async with self._client.start_session() as session:
-            job = await session.with_transaction(work)
-        await self._cache.changed("customers", f"customer:{estimate['customerId']}", "jobs")
-        if opportunity := estimate.get("opportunityId"):
-            found = await self._opportunities.get(opportunity)
-            if (author := found.get("createdBy")) and author != actor.user:
-                text = f"\u201c{found['title']}\u201d is won: {number}"
-                await self._notifier.tell([author], "opportunity_won", text, {"opportunityId": str(opportunity)})
-        self._business.jobs += 1
-        self._events.publish(
-            "jobCreated", ["role:dispatcher", f"job:{job['id']}"], {"jobId": job["id"], "number": number}
-        )
-        return shown(job, "Job created", 201, "/api/jobs")
+        async with (
+            self._cache.writing("customers", f"customer:{estimate['customerId']}", "jobs"),
+            self._client.start_session() as session,
+        ):
+            return await session.with_transaction(work), estimate
+
+
+def _winnable(opportunity: Document) -> Document:
+    """Raises ApiError 409 where it is lost, or another estimate's."""
+    if opportunity["status"] == "won" and opportunity.get("jobId"):
+        raise ApiError(409, "Its opportunity is won by another estimate", details={"jobId": str(opportunity["jobId"])})
+    if opportunity["status"] in ("lost", "cancelled"):
+        raise ApiError(409, f"Its opportunity is {opportunity['status']}", details={"status": opportunity["status"]})
+    return opportunity
 
 
 def _won(document: Document, user: ObjectId) -> Document:

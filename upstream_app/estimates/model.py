@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Literal
 
@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from upstream_app.customers.model import Address, Written
 from upstream_app.estimates.pricing import Access, End, Move, Service, default_crew, default_hours
+from upstream_app.web.days import Day
 from upstream_app.web.lists import Identity, Page
 
 State = Literal["draft", "sent", "viewed", "accepted", "rejected", "expired", "revised"]
@@ -36,7 +37,13 @@ def _not_past(value: date) -> date:
     return value
 
 
-MoveDate = Annotated[date, AfterValidator(_not_past)]
+MoveDate = Annotated[Day, AfterValidator(_not_past)]
+VALID_DAYS = 30
+"""How long a price is good, from the day on which it was calculated."""
+
+
+def valid_until() -> str:
+    return (datetime.now(UTC).date() + timedelta(days=VALID_DAYS)).isoformat()
 
 
 class Place(Written):
@@ -101,7 +108,9 @@ class NewEstimate(MoveDetails):
 
 
 class StateChange(Written):
-    status: State
+    """An estimate is revised by calculating it anew, and accepted as long as it is good."""
+
+    status: Literal["draft", "sent", "viewed", "accepted", "rejected", "expired"]
     reason: Annotated[str, StringConstraints(max_length=500)] = ""
 
 

@@ -26,6 +26,7 @@ from upstream_app.jobs.model import (
     NewNote,
     StateChange,
 )
+from upstream_app.jobs.planning import Planning
 from upstream_app.jobs.store import JobStore, stamped, with_crew
 from upstream_app.metrics import Business
 from upstream_app.mongo import MAX_TIME_MS, Document
@@ -33,6 +34,7 @@ from upstream_app.notifications.api import Kind, Notifier
 from upstream_app.opportunities.api import moved
 from upstream_app.states import move
 from upstream_app.web.answers import json_response, success
+from upstream_app.web.days import day_of
 from upstream_app.web.endpoint import Call, Endpoint, shown
 from upstream_app.web.errors import ApiError
 from upstream_app.web.lists import Page, filters, listing
@@ -46,7 +48,10 @@ class JobApi:
     def __init__(
         self,
         store: JobStore,
+        planning: Planning,
         customers: Collection,
+        estimates: Collection,
+        opportunities: Collection,
         users: UserStore,
         cache: Cache,
         events: Events,
@@ -54,7 +59,10 @@ class JobApi:
         business: Business,
     ) -> None:
         self._store = store
+        self._planning = planning
         self._customers = customers
+        self._estimates = estimates
+        self._opportunities = opportunities
         self._users = users
         self._cache = cache
         self._events = events
@@ -78,7 +86,7 @@ class JobApi:
             Endpoint("DELETE", one, self.remove, "jobs:delete", "Remove a job"),
             Endpoint("PATCH", f"{one}/status", self.change_state, update, "Change its state", StateChange),
             Endpoint("POST", f"{one}/crew", self.assign, assign, "Assign a crew", CrewAssignment),
-            Endpoint("PATCH", f"{one}/crew/{{member}}/status", self.crew_state, update, "A member's", CrewStateChange),
+            Endpoint("PATCH", f"{one}/crew/{{member}}/status", self.crew_state, read, "A member's", CrewStateChange),
             Endpoint("PATCH", f"{one}/milestones/{{milestone}}", self.milestone, update, "Reach one", MilestoneChange),
             Endpoint("POST", f"{one}/notes", self.note, update, "Add a note", NewNote, status=201),
         ]
@@ -138,10 +146,7 @@ class JobApi:
     async def week(self, call: Call) -> web.Response:
         """Seven days from the Monday of that date's week."""
         asked = _day(call)
-        try:
-            days = [(asked + timedelta(days=number - asked.weekday())).isoformat() for number in range(7)]
-        except OverflowError:
-            raise ApiError(400, "The calendar ends before that week does") from None
+        days = [(asked + timedelta(days=number - asked.weekday())).isoformat() for number in range(7)]
         which = {"scheduledDate": {"$gte": days[0], "$lte": days[-1]}, **within(call.actor, call.scope)}
         jobs = await self._store.all(which)
         return success(
@@ -169,30 +174,55 @@ class JobApi:
         customer = ObjectId(given.customerId)
         await self._customers.get(customer)
         fields = given.model_dump(mode="json", exclude_none=True) | {"customerId": customer}
-        made = await self._store.create(fields, call.actor.user)
+        async with self._cache.writing("jobs"):
+            made = await self._store.create(fields, call.actor.user)
         self._business.jobs += 1
-        await self._told(made, "jobCreated")
+        self._told(made, "jobCreated")
         return shown(made, "Job created", 201, "/api/jobs")
 
     async def change(self, call: Call) -> web.Response:
-        changes = call.body(JobChanges).model_dump(mode="json", exclude_unset=True)
-        return await self._edit(call, lambda document: document | changes, "jobUpdate", "Job updated")
+        given = call.body(JobChanges)
+        changes = given.model_dump(mode="json", exclude_unset=True, exclude={"force"})
+
+        def edit(document: Document) -> Document:
+            _not_over(document)
+            return document | changes
+
+        if not changes.keys() & {"scheduledDate", "startTime", "hours"}:
+            return await self._edit(call, edit, "jobUpdate", "Job updated")
+        job, which = call.id(noun="job"), within(call.actor, call.scope)
+        async with self._cache.writing("jobs", f"job:{job}"):
+            changed = await self._planning.change(job, edit, call.expected, which, force=given.force)
+        self._told(changed, "jobUpdate")
+        return shown(changed, "Job updated")
 
     async def _edit(self, call: Call, edit: Any, event: str, message: str) -> web.Response:
         which = within(call.actor, call.scope)
-        changed = await self._store.change(call.id(noun="job"), edit, call.expected, which=which)
-        await self._told(changed, event)
+        job = call.id(noun="job")
+        async with self._cache.writing("jobs", f"job:{job}"):
+            changed = await self._store.change(job, edit, call.expected, which=which)
+        self._told(changed, event)
         return shown(changed, message)
 
     async def remove(self, call: Call) -> web.Response:
         job = call.id(noun="job")
 
+        removed: list[Document] = []
+
         def idle(found: Document) -> None:
             if found["status"] == "in_progress":
                 raise ApiError(400, "A job in progress is not deleted")
+            removed[:] = [found]
 
-        await self._store.remove(job, call.expected, idle)
-        await self._cache.changed("jobs", f"job:{job}")
+        async with self._cache.writing("jobs", f"job:{job}"):
+            await self._store.remove(job, call.expected, idle)
+            if estimate := removed[0].get("estimateId"):
+                of = {"_id": estimate, "jobId": job}
+                unlink = {"$unset": {"jobId": ""}, "$inc": {"version": 1}}
+                await self._estimates.raw.update_one(of, unlink)
+                if opportunity := removed[0].get("opportunityId"):
+                    await self._opportunities.raw.update_one({"_id": opportunity, "jobId": job}, unlink)
+        self._told(self._store.shown(removed[0]), "jobDeleted")
         return success({}, "Job deleted")
 
     async def change_state(self, call: Call) -> web.Response:
@@ -215,10 +245,12 @@ class JobApi:
         given = call.body(CrewAssignment)
         members = [ObjectId(one) for one in given.members]
         lead = ObjectId(given.lead) if given.lead else members[0]
-        changed = await self.assigned(call, call.id(noun="job"), members, lead)
+        changed = await self.assigned(call, call.id(noun="job"), members, lead, force=given.force)
         return shown(changed, "Crew assigned")
 
-    async def assigned(self, call: Call, job: ObjectId, members: list[ObjectId], lead: ObjectId) -> Document:
+    async def assigned(
+        self, call: Call, job: ObjectId, members: list[ObjectId], lead: ObjectId, *, force: bool = False
+    ) -> Document:
         """The job with that crew; who is new in it is told, and who is in it no more. Raises ApiError."""
         known = {user["_id"]: user for user in await self._users.crew(members)}
         strangers = [str(one) for one in members if one not in known]
@@ -231,8 +263,10 @@ class JobApi:
             before[:] = [entry["member"] for entry in document["crew"]]
             return with_crew(document, members, lead, known, call.actor.user)
 
-        changed = await self._store.change(job, edit, call.expected, which=within(call.actor, call.scope))
-        await self._told(changed, "jobAssigned")
+        which = within(call.actor, call.scope)
+        async with self._cache.writing("jobs", f"job:{job}"):
+            changed = await self._planning.change(job, edit, call.expected, which, force=force)
+        self._told(changed, "jobAssigned")
         data = {"jobId": changed["id"]}
         new, gone = [one for one in members if one not in before], [one for one in before if one not in members]
         stays = [one for one in members if one in before]
@@ -247,12 +281,14 @@ class JobApi:
         return changed
 
     async def crew_state(self, call: Call) -> web.Response:
-        """Crew members change their own state, whoever may update all jobs everybody's."""
+        """Crew members change their own state, whoever may update the job everybody's."""
         member, given = call.id("member", "crew member"), call.body(CrewStateChange)
-        if call.scope == "assigned" and member != call.actor.user and call.actor.role != "crew_lead":
+        if member != call.actor.user and call.actor.scope("jobs:update") is None:
             raise ApiError(403, "Only your own state is yours to change")
 
         def edit(document: Document) -> Document:
+            if document["status"] not in ("scheduled", "confirmed", "in_progress"):
+                raise ApiError(409, f"A job that is {document['status']} has nobody at work")
             entry = next((one for one in document["crew"] if one["member"] == member), None)
             if entry is None:
                 raise NotFound("crew member on this job")
@@ -284,14 +320,18 @@ class JobApi:
         answer.set_status(201)
         return answer
 
-    async def _told(self, job: Document, event: str) -> None:
-        await self._cache.changed("jobs", f"job:{job['id']}")
+    def _told(self, job: Document, event: str) -> None:
         rooms = ["role:dispatcher", f"job:{job['id']}", *(f"user:{one['member']}" for one in job["crew"])]
         self._events.publish(event, rooms, {"jobId": job["id"], "number": job["number"], "status": job["status"]})
 
 
+def _not_over(job: Document) -> None:
+    if job["status"] in ("completed", "cancelled"):
+        raise ApiError(409, f"A {job['status']} job is changed no more")
+
+
 def _day(call: Call) -> date:
     try:
-        return date.fromisoformat(call.request.match_info["date"])
-    except ValueError:
-        raise ApiError(400, "Write the date as YYYY-MM-DD") from None
+        return day_of(call.request.match_info["date"])
+    except ValueError as error:
+        raise ApiError(400, f"The date {error}") from None

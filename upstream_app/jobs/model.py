@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import date as Day
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from upstream_app.customers.model import Address, Written
+from upstream_app.web.days import Day
 from upstream_app.web.lists import Identity, Page
 
 Service = Literal["local", "long_distance", "storage", "packing_only"]
@@ -31,6 +31,8 @@ CREW_TRANSITIONS: dict[CrewState, frozenset[CrewState]] = {
     "absent": frozenset({"assigned"}),
 }
 Milestone = Literal["crew_en_route", "arrived", "loading", "in_transit", "unloading", "finished"]
+Hours = Annotated[float, Field(gt=0, le=24)]
+"""How long its crew is at it."""
 Time = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 Note = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
 Skill = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
@@ -41,6 +43,7 @@ class NewJob(Written):
     service: Service
     scheduledDate: Day
     startTime: Time = "08:00"
+    hours: Hours = 4.0
     priority: Priority = "normal"
     status: Literal["draft", "scheduled"] = "scheduled"
     crewSize: Annotated[int, Field(ge=1, le=20)] = 2
@@ -53,6 +56,9 @@ class NewJob(Written):
 class JobChanges(Written):
     scheduledDate: Day | None = None
     startTime: Time | None = None
+    hours: Hours | None = None
+    force: bool = False
+    """Whether the crew may be at two places at once."""
     priority: Priority | None = None
     crewSize: Annotated[int, Field(ge=1, le=20)] | None = None
     requiredSkills: Annotated[list[Skill], Field(max_length=20)] | None = None
@@ -62,7 +68,8 @@ class JobChanges(Written):
 
     @model_validator(mode="after")
     def _some(self) -> JobChanges:
-        if not self.model_fields_set or any(getattr(self, name) is None for name in self.model_fields_set):
+        given = self.model_fields_set - {"force"}
+        if not given or any(getattr(self, name) is None for name in given):
             raise ValueError("give what changes, and no nulls")
         return self
 
@@ -73,10 +80,11 @@ class StateChange(Written):
 
 
 class CrewAssignment(Written):
-    """Members, the first of them leading unless it says otherwise."""
+    """Members, the first of them leading unless it says otherwise; `force` takes who is not free, too."""
 
     members: Annotated[list[Identity], Field(min_length=1, max_length=20)]
     lead: Identity | None = None
+    force: bool = False
 
     @model_validator(mode="after")
     def _once(self) -> CrewAssignment:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, date, datetime
 
 from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
+from pymongo.errors import DuplicateKeyError
 
-from upstream_app.documents import Collection, Session, now
+from upstream_app.documents import MAX_TRIES, Collection, Session, now
 from upstream_app.estimates.model import Conversion
 from upstream_app.mongo import MAX_TIME_MS, Database, Document
 from upstream_app.web.errors import ApiError
@@ -19,6 +21,7 @@ INDEXES = [
     IndexModel([("customerId", ASCENDING), ("_id", DESCENDING)], name="customer"),
     IndexModel([("scheduledDate", ASCENDING), ("_id", DESCENDING)], name="date"),
     IndexModel([("crew.member", ASCENDING), ("scheduledDate", ASCENDING)], name="crew"),
+    IndexModel([("crew.member", ASCENDING), ("_id", DESCENDING)], name="member"),
     IndexModel([("createdBy", ASCENDING), ("_id", DESCENDING)], name="creator"),
 ]
 
@@ -33,12 +36,14 @@ class JobStore(Collection):
     async def next_number(self) -> str:
         """`JOB-YYYY-NNNN`; one that is then not used leaves a gap, and is never given out again."""
         year = datetime.now(UTC).year
-        found = await self._counters.find_one_and_update(
-            {"_id": f"jobs-{year}"}, {"$inc": {"last": 1}}, upsert=True, return_document=ReturnDocument.AFTER
-        )
-        if found is None:
-            raise RuntimeError("an upsert gave no counter")
-        return f"JOB-{year}-{found['last']:04d}"
+        counter, next_one = {"_id": f"jobs-{year}"}, {"$inc": {"last": 1}}
+        for _ in range(MAX_TRIES):
+            found = await self._counters.find_one_and_update(counter, next_one, return_document=ReturnDocument.AFTER)
+            if found is not None:
+                return f"JOB-{year}-{found['last']:04d}"
+            with contextlib.suppress(DuplicateKeyError):
+                await self._counters.insert_one({**counter, "last": 0})
+        raise RuntimeError("there is no counter, and none can be made")
 
     async def create(self, fields: Document, user: ObjectId, number: str = "", session: Session = None) -> Document:
         whole = {
@@ -56,6 +61,7 @@ class JobStore(Collection):
         fields: Document = {
             "customerId": estimate["customerId"], "estimateId": estimate["_id"], "service": details["service"],
             "scheduledDate": when, "startTime": given.startTime, "crewSize": estimate["crew"],
+            "hours": min(24.0, float(estimate["hours"])),
             "requiredSkills": ["piano"] if details["piano"] else [], "description": estimate["notes"],
             "convertedBy": user, "price": estimate["totalPrice"], "pickup": details["pickup"]["address"],
             "delivery": details["delivery"]["address"],
@@ -66,9 +72,16 @@ class JobStore(Collection):
 
     async def on(self, day: date) -> list[Document]:
         """Jobs of a day, as far as its crews are concerned: one equality, so that one index serves it."""
-        fields = {"number": 1, "status": 1, "crew.member": 1, "startTime": 1, "remindedFor": 1}
+        fields = {"number": 1, "status": 1, "crew.member": 1, "startTime": 1, "hours": 1, "remindedFor": 1}
         found = self.raw.find({"scheduledDate": day.isoformat()}, fields, max_time_ms=MAX_TIME_MS)
         return await found.sort("_id", DESCENDING).limit(MAX_A_DAY).to_list(MAX_A_DAY)
+
+    async def of_member(self, member: ObjectId, first: str, last: str) -> list[str]:
+        """Numbers of the jobs that a member of their crew has from one day to another."""
+        which = {"crew.member": member, "scheduledDate": {"$gte": first, "$lte": last}}
+        found = self.raw.find(which, {"number": 1, "status": 1}, max_time_ms=MAX_TIME_MS).limit(MAX_A_DAY)
+        over = ("cancelled", "completed")
+        return [job["number"] for job in await found.to_list(MAX_A_DAY) if job["status"] not in over]
 
     async def due_on(self, day: date) -> list[Document]:
         """Jobs of that day whose crew was not reminded of it yet; whoever gets one here is the one to do it."""
@@ -79,16 +92,6 @@ class JobStore(Collection):
             mine = {"_id": job["_id"], "remindedFor": {"$ne": text}}
             if (await self.raw.update_one(mine, {"$set": {"remindedFor": text}})).modified_count:
                 found.append(job)
-        return found
-
-    async def busy_on(self, day: date, members: list[ObjectId]) -> dict[ObjectId, int]:
-        """How many jobs each of them has that day."""
-        found = dict.fromkeys(members, 0)
-        for job in await self.on(day):
-            if job["status"] not in ("cancelled", "completed"):
-                for entry in job["crew"]:
-                    if entry["member"] in found:
-                        found[entry["member"]] += 1
         return found
 
 

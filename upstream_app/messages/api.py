@@ -14,15 +14,15 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from upstream_app.auth.permissions import Actor, within
 from upstream_app.auth.store import UserStore
 from upstream_app.customers.model import Text, Written
-from upstream_app.documents import Collection, NotFound, now
+from upstream_app.documents import Collection, Duplicate, NotFound, Versions, now
 from upstream_app.events import Events
 from upstream_app.jobs.store import JobStore
-from upstream_app.mongo import Database, Document
+from upstream_app.mongo import MAX_TIME_MS, Database, Document
 from upstream_app.notifications.api import Notifier
 from upstream_app.web.answers import success
 from upstream_app.web.endpoint import ANY_USER, Call, Endpoint, shown
 from upstream_app.web.errors import ApiError
-from upstream_app.web.lists import Identity, Page, listed
+from upstream_app.web.lists import Identity, Page, Whole, listed
 
 THREAD_INDEXES = [
     IndexModel([("members", ASCENDING), ("_id", DESCENDING)], name="members"),
@@ -53,7 +53,7 @@ class NewMessage(Written):
 
 
 class MessageQuery(Page):
-    limit: Annotated[int, Field(ge=1, le=100)] = 50
+    limit: Annotated[int, Whole, Field(ge=1, le=100)] = 50
 
 
 def threads(database: Database) -> Collection:
@@ -87,9 +87,11 @@ class MessageApi:
         return [
             Endpoint("GET", threads, self.find, ANY_USER, "One's threads", query=Page),
             Endpoint("POST", threads, self.open, ANY_USER, "Open a thread", NewThread, status=201),
+            Endpoint("GET", one, self.get, ANY_USER, "One of one's threads"),
             Endpoint("GET", f"{one}/messages", self.read, ANY_USER, "Its messages", query=MessageQuery),
             Endpoint("POST", f"{one}/messages", self.write, ANY_USER, "Write", NewMessage, status=201),
             Endpoint("POST", f"{one}/read", self.receipt, ANY_USER, "Read up to now"),
+            Endpoint("GET", "/api/messages/{id}", self.one, ANY_USER, "One message"),
             Endpoint("PATCH", "/api/messages/{id}", self.edit, ANY_USER, "Edit one's message", NewMessage),
             Endpoint("DELETE", "/api/messages/{id}", self.remove, ANY_USER, "Take one's message back"),
         ]
@@ -102,6 +104,18 @@ class MessageApi:
         asked = call.query(Page)
         found, total = await self.threads.find({"members": call.actor.user}, asked)
         return listed("threads", found, total, asked)
+
+    async def get(self, call: Call) -> web.Response:
+        return shown(self.threads.shown(await self.thread(call.id("thread", "thread"), call.actor.user)))
+
+    async def one(self, call: Call) -> web.Response:
+        """Of a thread of one's own."""
+        found = await self.messages.get(call.id(noun="message"))
+        try:
+            await self.thread(found["thread"], call.actor.user)
+        except NotFound:
+            raise NotFound("message") from None
+        return shown(self.messages.shown(found))
 
     async def open(self, call: Call) -> web.Response:
         """A direct thread that is there already is given again."""
@@ -120,9 +134,19 @@ class MessageApi:
             if len(members) != 2:
                 raise ApiError(400, "Nobody writes to oneself")
             fields["pair"] = "-".join(str(one) for one in members)
-            if found := await self.threads.raw.find_one({"pair": fields["pair"]}):
-                return shown(self.threads.shown(found), "It was there already")
-        return shown(await self.threads.insert(fields), "Thread opened", 201, "/api/messages/threads")
+            if found := await self._direct(fields["pair"]):
+                return found
+        try:
+            made = await self.threads.insert(fields)
+        except Duplicate:
+            if found := await self._direct(fields["pair"]):
+                return found
+            raise
+        return shown(made, "Thread opened", 201, "/api/messages/threads")
+
+    async def _direct(self, pair: str) -> web.Response | None:
+        found = await self.threads.raw.find_one({"pair": pair}, max_time_ms=MAX_TIME_MS)
+        return shown(self.threads.shown(found), "It was there already") if found else None
 
     async def read(self, call: Call) -> web.Response:
         thread = await self.thread(call.id("thread", "thread"), call.actor.user)
@@ -169,7 +193,7 @@ class MessageApi:
         content, identity = call.body(NewMessage).content, call.id(noun="message")
         return shown(await self.change_own(call.actor, identity, content, call.expected), "Edited")
 
-    async def change_own(self, actor: Actor, identity: ObjectId, content: str, expected: int | None = None) -> Document:
+    async def change_own(self, actor: Actor, identity: ObjectId, content: str, expected: Versions = None) -> Document:
         """The message as it is shown. Raises NotFound, Conflict."""
 
         def change(document: Document) -> Document:
@@ -185,7 +209,7 @@ class MessageApi:
         await self.take_back(call.actor, call.id(noun="message"), call.expected)
         return success({}, "Taken back")
 
-    async def take_back(self, actor: Actor, identity: ObjectId, expected: int | None = None) -> None:
+    async def take_back(self, actor: Actor, identity: ObjectId, expected: Versions = None) -> None:
         """The message stays as one that was taken back, without its text. Raises NotFound, Conflict."""
 
         def change(document: Document) -> Document:

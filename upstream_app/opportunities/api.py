@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from aiohttp import web
@@ -24,6 +25,7 @@ from upstream_app.web.answers import success
 from upstream_app.web.endpoint import Call, Endpoint, shown
 from upstream_app.web.lists import filters, listed
 
+CENT = Decimal("0.01")
 INDEXES = [
     IndexModel([("status", 1), ("_id", DESCENDING)], name="status"),
     IndexModel([("customerId", 1), ("_id", DESCENDING)], name="customer"),
@@ -117,5 +119,6 @@ def moved(document: Document, state: str, user: ObjectId | None, reason: str = "
 def _fields(given: dict[str, Any]) -> dict[str, Any]:
     """Money as cents beside its text, since it is added up."""
     if "expectedValue" in given:
-        given["expectedCents"] = round(float(given["expectedValue"]) * 100)
+        value = Decimal(given["expectedValue"]).quantize(CENT) + 0
+        given |= {"expectedValue": str(value), "expectedCents": int(value * 100)}
     return given

@@ -25,7 +25,7 @@ from upstream_app.realtime.feed import POSITION, Feed
 from upstream_app.realtime.hub import UNAUTHENTICATED, Hub, Socket
 from upstream_app.realtime.presence import WATCHERS, Presence
 from upstream_app.web.errors import MONGO_AWAY, ApiError
-from upstream_app.web.requests import checked
+from upstream_app.web.requests import checked_json
 
 log = structlog.get_logger("simplepro.realtime")
 PATH = "/realtime"
@@ -117,7 +117,7 @@ class RealtimeApi:
             after = missed[-1].seq if missed else after
             told |= {"resumed": whole and not lost, "replayed": len(missed)}
             for one in missed:
-                socket.send(one.text)
+                await socket.send_in_turn(one.text)
         if lost:
             told["lost"] = lost
         socket.tell("connected", told | {"seq": after, "rooms": sorted(socket.rooms)})
@@ -147,7 +147,7 @@ class RealtimeApi:
                 raise ApiError(400, f"There is no command of this type; there are {', '.join(self._commands.known)}")
             model, handler = known
             async with asyncio.timeout(DEADLINE):
-                answer = await handler(socket, checked(given.get("data", {}), model))
+                answer = await handler(socket, checked_json(orjson.dumps(given.get("data", {})), model))
             socket.tell("ack", answer, ref)
             status = 200
         except ApiError as error:

@@ -56,6 +56,14 @@ class Socket:
         except asyncio.QueueFull:
             self.close(SLOW, "events come faster than they are read")
 
+    async def send_in_turn(self, text: str) -> None:
+        """Wait for room in the queue: what is replayed is more than it holds."""
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._queue.put(text)
+        except TimeoutError:
+            self.close(SLOW, "events are not read")
+
     def hold(self) -> None:
         """Keep what comes, until `release`: what was missed goes first."""
         self._held = []

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import pymongo
 from aiohttp import web
 from bson import ObjectId
 from pydantic import BaseModel
@@ -17,8 +18,10 @@ from upstream_app.mongo import asking
 from upstream_app.web.answers import success
 from upstream_app.web.errors import MONGO_AWAY, ApiError
 from upstream_app.web.lists import Page
-from upstream_app.web.requests import body, checked, expected_version, query
+from upstream_app.web.requests import body, checked, expected_versions, query
 
+DATABASE_SECONDS = 8.0
+"""What all of a request's commands may take together, waiting for a connection and tries included."""
 ANYBODY, ANY_USER = "anybody", "any user"
 """In a permission's place."""
 Model = TypeVar("Model", bound=BaseModel)
@@ -50,8 +53,8 @@ class Call:
         return self._actor
 
     @property
-    def expected(self) -> int | None:
-        return expected_version(self.request)
+    def expected(self) -> frozenset[int] | None:
+        return expected_versions(self.request)
 
     def id(self, name: str = "id", noun: str = "document") -> ObjectId:
         """Raises NotFound where it is none."""
@@ -169,7 +172,8 @@ async def _asked(endpoint: Endpoint, call: Call, database: Breaker) -> web.Respo
         raise ApiError(503, "The database can't be reached; try again shortly", headers={"Retry-After": wait}) from None
     asked = asking()
     try:
-        response = await endpoint.handler(call)
+        with pymongo.timeout(DATABASE_SECONDS):
+            response = await endpoint.handler(call)
     except MONGO_AWAY:
         database.failure(token)
         raise

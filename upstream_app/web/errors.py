@@ -15,6 +15,7 @@ from upstream_app.logs import request_id
 from upstream_app.web.answers import json_response
 
 log = structlog.get_logger("simplepro.web")
+MAX_HEADER = 512
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MONGO_AWAY = (ConnectionFailure, ExecutionTimeout, NetworkTimeout, WaitQueueTimeoutError)
@@ -40,6 +41,11 @@ class ApiError(Exception):
         self.headers = headers
 
 
+def header(request: web.Request, name: str) -> str:
+    """A field as text that can be written anywhere: bytes that are no UTF-8 are question marks."""
+    return request.headers.get(name, "")[:MAX_HEADER].encode("utf-8", "replace").decode()
+
+
 def error_response(request: web.Request, error: ApiError) -> web.Response:
     body: dict[str, Any] = {
         "statusCode": error.status,
@@ -47,8 +53,8 @@ def error_response(request: web.Request, error: ApiError) -> web.Response:
         "error": HTTPStatus(error.status).phrase,
         "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "path": request.path,
-        "requestId": request.headers.get("X-Request-ID", ""),
-        "correlationId": request.headers.get("X-Correlation-ID", ""),
+        "requestId": header(request, "X-Request-ID"),
+        "correlationId": header(request, "X-Correlation-ID"),
     }
     if error.details is not None:
         body["details"] = error.details
@@ -59,7 +65,7 @@ def error_response(request: web.Request, error: ApiError) -> web.Response:
 
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    request_id.set(request.headers.get("X-Request-ID", ""))
+    request_id.set(header(request, "X-Request-ID"))
     try:
         return await handler(request)
     except ApiError as error:

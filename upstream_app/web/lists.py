@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from math import ceil
 from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from upstream_app.web.answers import json_response
 
 MAX_SKIP = 2_000
+_DIGITS = re.compile(r"[0-9]{1,9}")
+
+
+def _whole(value: object) -> object:
+    """Of a query, where all is text: `10.0` and `1_0` are no numbers here."""
+    if isinstance(value, str) and not _DIGITS.fullmatch(value):
+        raise ValueError("is no whole number")
+    return value
+
+
+Whole = BeforeValidator(_whole)
 
 
 class Page(BaseModel):
@@ -19,8 +31,8 @@ class Page(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    page: Annotated[int, Field(ge=1)] = 1
-    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    page: Annotated[int, Whole, Field(ge=1, le=MAX_SKIP + 1)] = 1
+    limit: Annotated[int, Whole, Field(ge=1, le=100)] = 20
     after: Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")] | None = None
 
     @model_validator(mode="after")

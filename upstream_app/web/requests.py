@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -13,19 +15,22 @@ from upstream_app.web.errors import ApiError
 
 Model = TypeVar("Model", bound=BaseModel)
 MAX_BODY = 1024 * 1024
+_TAG = re.compile(r'(?:^|,)\s*"?([0-9]{1,15})"?\s*(?=,|$)')
 
 
 async def body(request: web.Request, model: type[Model]) -> Model:
     """The JSON body as `model`. Raises ApiError 400, 413 or 415."""
     if request.content_type != "application/json":
         raise ApiError(415, "Send the body as application/json")
-    raw = await request.read()
     try:
-        given = orjson.loads(raw)
+        raw = await request.read()
+        orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         where = {"line": error.lineno, "column": error.colno}
         raise ApiError(400, "The body is no valid JSON", details=where) from None
-    return checked(given, model)
+    except (web.RequestPayloadError, HttpProcessingError):
+        raise ApiError(400, "The body can't be read: it is cut, or not encoded as it says") from None
+    return checked_json(raw, model)
 
 
 def query(request: web.Request, model: type[Model]) -> Model:
@@ -36,11 +41,23 @@ def query(request: web.Request, model: type[Model]) -> Model:
     return checked(dict(request.query), model)
 
 
+def checked_json(raw: bytes, model: type[Model]) -> Model:
+    """Strictly: a text is no number, and a number no day or truth. Raises ApiError."""
+    try:
+        return model.model_validate_json(raw, strict=True)
+    except ValidationError as error:
+        raise _failed(error) from None
+
+
 def checked(given: object, model: type[Model]) -> Model:
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise ApiError(400, "Validation failed", validation=[_told(one) for one in error.errors()]) from None
+        raise _failed(error) from None
+
+
+def _failed(error: ValidationError) -> ApiError:
+    return ApiError(400, "Validation failed", validation=[_told(one) for one in error.errors()])
 
 
 def _told(error: ErrorDetails) -> dict[str, str]:
@@ -49,12 +66,12 @@ def _told(error: ErrorDetails) -> dict[str, str]:
     return {"field": field, "message": message}
 
 
-def expected_version(request: web.Request) -> int | None:
-    """The version that If-Match asks for, None where it asks for none (RFC 9110 section 13.1.1)."""
-    given = request.headers.get("If-Match", "").strip()
+def expected_versions(request: web.Request) -> frozenset[int] | None:
+    """The versions that If-Match asks for, None where any will do (RFC 9110 section 13.1.1); weak tags match none."""
+    given = ",".join(request.headers.getall("If-Match", ())).strip()
     if not given or given == "*":
         return None
-    text = given.strip('"')
-    if not (text.isascii() and text.isdigit()) or len(text) > 15:
+    versions = frozenset(int(one) for one in _TAG.findall(given))
+    if not versions:
         raise ApiError(412, "If-Match names no version of this document")
-    return int(text)
+    return versions

@@ -7,7 +7,7 @@ from time import perf_counter
 import structlog
 from aiohttp import web
 
-from upstream_app.web.errors import Handler
+from upstream_app.web.errors import Handler, header
 
 log = structlog.get_logger("simplepro.web")
 SLOW_SECONDS = 1.0
@@ -28,6 +28,6 @@ async def timing(request: web.Request, handler: Handler) -> web.StreamResponse:
             route=route.canonical if route else "",
             status=response.status,
             seconds=round(seconds, 3),
-            request_id=request.headers.get("X-Request-ID", ""),
+            request_id=header(request, "X-Request-ID"),
         )
     return response
