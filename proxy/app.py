@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
-import logging
 import os
-import resource
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,8 +23,6 @@ from proxy.entropy import Entropy
 from proxy.exchange import Exchange, Verdict
 from proxy.filters.identity import KeyRing
 from proxy.filters.throttle import Throttle
-from proxy.fleet.board import Board
-from proxy.fleet.breakers import SharedBreaker
 from proxy.fleet.jwks import KeySource
 from proxy.fleet.redis import Fleet
 from proxy.fleet.sentinel import locator
@@ -41,7 +34,9 @@ from proxy.policy.clusters import server_tls
 from proxy.policy.compile import Compiled, Shared, compile_policy
 from proxy.policy.limits import address_of
 from proxy.policy.model import Policy
+from proxy.process import raise_file_limit, settle_memory
 from proxy.rejection import Rejection
+from proxy.sharing import SharedBreakers
 from proxy.target import TargetRules
 from proxy.telemetry.access_log import AccessLog
 from proxy.telemetry.decisions import Decisions
@@ -53,7 +48,7 @@ from proxy.throttle.distributed import RedisLimiter
 from proxy.throttle.link import pack
 from proxy.throttle.local import LocalLimiter
 from proxy.upstream.cluster import Cluster
-from proxy.workers.link import Link, Worker
+from proxy.workers.link import Link
 
 security = structlog.get_logger("security")
 log = structlog.get_logger("proxy")
@@ -82,10 +77,8 @@ class Proxy:
         self._loop = loop
         self.redis = _shared_limiter(policy)
         self.shared = Shared(self.redis or link or _alone(), workers=link.worker.count if link else 1)
-        self._own_breakers = Board("workers")
-        self._with_workers: dict[str, list[SharedBreaker]] = {}
         self.compiled: Compiled = compile_policy(policy, loop, self._on_verdict, self.shared)
-        self.shared_breakers: dict[str, SharedBreaker] = {}
+        self.shared_breakers = SharedBreakers(self.shared.breakers)
         for cluster in self.compiled.clusters.values():
             self._listen_to(cluster)
         self.fleet = self._fleet()
@@ -137,7 +130,7 @@ class Proxy:
         boards = (shared.bans, shared.revoked, shared.breakers, shared.purges, shared.purged)
         fleet = Fleet(limiting.store, account, self.policy.redis.prefix, boards)
         for cluster in self.compiled.clusters.values():
-            self._share_breaker(cluster, fleet, limiting)
+            self.shared_breakers.with_fleet(cluster, fleet, limiting)
         return fleet
 
     def _follow_edges(self) -> None:
@@ -166,38 +159,18 @@ class Proxy:
 
     def _join(self, link: Link) -> None:
         """What the workers of this sidecar know together; bans and the like by the store, where there is one."""
-        boards = [self._own_breakers]
+        boards = [self.shared_breakers.board]
         if self.redis is None:
             boards += [self.shared.bans, self.shared.revoked, self.shared.purges, self.shared.purged]
         link.join(boards)
         for cluster in self.compiled.clusters.values():
-            self._share_with_workers(cluster, link)
+            self.shared_breakers.with_workers(cluster, link)
         reloader = self.reloader
         if reloader is not None:
             reloader.on_revert.append(link.reverted)
             link.on_revert.append(reloader.revert)
             reloader.on_apply.append(link.applied)
             link.on_take = reloader.take
-
-    def _share_with_workers(self, cluster: Cluster, link: Link) -> None:
-        """Breakers that the whole fleet does not share: what one worker's calls open is open for all of them."""
-
-        def propose(name: str, epoch: int, value: str, milliseconds: int, then: Callable[[bool], None]) -> None:
-            link.propose(self._own_breakers, name, epoch, value, milliseconds, then)
-
-        for breaker in cluster.breakers:
-            if breaker is cluster.breaker and cluster.name in self.shared_breakers:
-                continue
-            shared = SharedBreaker(
-                breaker.name, breaker, self._own_breakers, 1, link.name, peers=lambda: link.worker.count,
-                available=lambda: link.available, propose=propose, least=1,
-            )  # fmt: skip
-            cluster.ticks.append(shared.tick)
-            self._with_workers.setdefault(cluster.name, []).append(shared)
-
-    def _share_breaker(self, cluster: Cluster, fleet: Fleet, limiting: RedisLimiter) -> None:
-        if cluster.breaker is not None and cluster.spec.shared_quorum:
-            self._share(cluster, cluster.breaker, fleet, limiting)
 
     def _listen_to(self, cluster: Cluster) -> None:
         for breaker in cluster.breakers:
@@ -228,14 +201,13 @@ class Proxy:
         old_sources, self.key_sources = self.key_sources, sources
         for name in before.clusters:
             if compiled.clusters.get(name) is not before.clusters[name]:
-                for one in (*self._with_workers.pop(name, ()), *filter(None, [self.shared_breakers.pop(name, None)])):
-                    one.close()
+                self.shared_breakers.leave(name)
         for cluster in new:
             self._listen_to(cluster)
             if self.fleet is not None and self.limiting is not None:
-                self._share_breaker(cluster, self.fleet, self.limiting)
+                self.shared_breakers.with_fleet(cluster, self.fleet, self.limiting)
             if self.link is not None:
-                self._share_with_workers(cluster, self.link)
+                self.shared_breakers.with_workers(cluster, self.link)
             cluster.start()
         if policy.reload.sockets == "reconnect":
             for session in self.listener.sessions:
@@ -273,21 +245,6 @@ class Proxy:
                 every += count
                 bad += count if status in _BAD else 0
         return bad, every
-
-    def _share(self, cluster: Cluster, breaker: Breaker, fleet: Fleet, limiting: RedisLimiter) -> None:
-        board = self.shared.breakers
-
-        def propose(name: str, epoch: int, value: str, milliseconds: int, then: Callable[[bool], None]) -> None:
-            fleet.propose(board, name, epoch, value, milliseconds, then)
-
-        shared = SharedBreaker(
-            cluster.name, breaker, board, cluster.spec.shared_quorum, limiting.name,
-            peers=lambda: limiting.peers,
-            available=lambda: fleet.listening and limiting.store.available,
-            propose=propose,
-        )  # fmt: skip
-        cluster.ticks.append(shared.tick)
-        self.shared_breakers[cluster.name] = shared
 
     def _log_breaker(self, breaker: Breaker, old: State, new: State, reason: str) -> None:
         log.warning(
@@ -412,56 +369,6 @@ _BAD = frozenset({400, 401, 403, 413, 415, 429, *range(500, 600)})
 _CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 
 
-async def serve(policy: Policy, path: Path | None = None) -> int:
-    """Run until told to stop: a first SIGTERM or SIGINT drains, a second ends at once. 0 where the drain was clean.
-
-    SIGHUP reads the policy's file again.
-    """
-    worker = Worker.of(os.environ)
-    link = Link(worker, lambda: proxy.end()) if worker else None
-    proxy = Proxy(policy, path, link)
-    loop = asyncio.get_running_loop()
-    at_once = asyncio.Event()
-
-    def on_signal() -> None:
-        if proxy.stopping.is_set():
-            at_once.set()
-        proxy.end()
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        loop.add_signal_handler(number, on_signal)
-    if proxy.reloader is not None:
-        loop.add_signal_handler(signal.SIGHUP, proxy.reloader.ask)
-    if link is None:
-        loop.add_signal_handler(signal.SIGUSR2, log.warning, "SIGUSR2 replaces workers; this sidecar is one process")
-    await proxy.start()
-    host, _ = policy.listener.address
-    log.log(
-        logging.DEBUG if link else logging.INFO,
-        "serving",
-        address=host if host.startswith("unix:") else f"{host}:{proxy.listener.port}",
-        admin_port=proxy.admin.port,
-        routes=len(policy.routes),
-    )
-    await proxy.stopping.wait()
-    seconds = proxy.policy.listener.drain
-    log.info("draining", seconds=seconds, connections=proxy.listener.open_connections)
-    stopping = asyncio.create_task(proxy.stop(seconds))
-    hurry = asyncio.create_task(at_once.wait())
-    await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
-    hurry.cancel()
-    if not stopping.done():
-        stopping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await stopping
-        await proxy.stop(0)
-        log.warning("stopped at once", reason="second signal")
-        return 1
-    ended = stopping.result()
-    log.info("stopped", clean=ended)
-    return 0
-
-
 def _traces(policy: Policy) -> Traces | None:
     given = policy.traces
     if given is None:
@@ -487,20 +394,6 @@ def _shared_limiter(policy: Policy) -> RedisLimiter | None:
 def _alone() -> LocalLimiter:
     """Without Redis, limits hold for this sidecar alone."""
     return LocalLimiter(lambda: time.monotonic() * 1000)
-
-
-def settle_memory() -> None:
-    """What was made at load time lives on: the collector need not look at it, nor so often at what requests leave."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
-
-
-def raise_file_limit() -> None:
-    """A connection is a file on each side: take all that the system allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listener_settings(policy: Policy, workers: int) -> ListenerSettings:

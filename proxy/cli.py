@@ -16,12 +16,12 @@ import orjson
 import uvloop
 
 from proxy import __version__
-from proxy.app import serve
 from proxy.policy.asked import policy_option, read
 from proxy.policy.findings import PolicyError
 from proxy.policy.load import load
 from proxy.policy.model import Policy
 from proxy.policy.schema import schema as policy_schema
+from proxy.serving import serve
 from proxy.telemetry import logs
 from proxy.workers.link import Worker
 

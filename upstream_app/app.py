@@ -23,6 +23,7 @@ from upstream_app.auth.permissions import Actor
 from upstream_app.auth.sessions import Sessions
 from upstream_app.auth.store import UserStore
 from upstream_app.auth.tokens import Tokens
+from upstream_app.background import ended
 from upstream_app.cache import Cache
 from upstream_app.crews.api import CrewApi
 from upstream_app.crews.store import TimeOffStore
@@ -181,8 +182,7 @@ def build(settings: Settings) -> web.Application:
         for one in (metrics, events, cache, reminders, feed, presence, statistics):
             one.start()
         yield
-        preparing.cancel()
-        await asyncio.gather(preparing, return_exceptions=True)
+        await ended(preparing)
         for closing in (live, statistics, reminders, health, presence, events, feed, cache, edge, metrics):
             await closing.close()
         passwords.close()

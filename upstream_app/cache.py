@@ -25,6 +25,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from breaker import Breaker, BreakerOpen
+from upstream_app.background import ended
 from upstream_app.redis import Client
 
 log = structlog.get_logger("simplepro.cache")
@@ -123,12 +124,9 @@ class Cache:
         self._listening = asyncio.create_task(self._listen(), name="cache: invalidations")
 
     async def close(self) -> None:
-        """redis-py may take a cancellation for a time-out of its own; so the loop looks at `_closing`, too."""
         self._closing = True
         tasks = [*self._filling.values(), *self._tasks, *([self._listening] if self._listening else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
         await self._listener.aclose()
 
     async def get(self, key: str, tags: Sequence[str], seconds: float, load: Load) -> Any:

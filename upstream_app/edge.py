@@ -16,7 +16,8 @@ import structlog
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from upstream_app.settings import Settings
+    from upstream_app.background import ended
+from upstream_app.settings import Settings
 
 log = structlog.get_logger("simplepro.edge")
 DEADLINE = 3.0
@@ -81,8 +82,6 @@ class Edge:
                 self._owed.difference_update(some)
 
     async def close(self) -> None:
-        if self._settling is not None:
-            self._settling.cancel()
-            await asyncio.gather(self._settling, return_exceptions=True)
+        await ended(self._settling)
         if self._session is not None:
             await self._session.close()

@@ -20,6 +20,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from breaker import Breaker, BreakerOpen
+from upstream_app.background import ended
 from upstream_app.redis import Client
 
 log = structlog.get_logger("simplepro.events")
@@ -80,8 +81,7 @@ class Events:
                 await self._queue.join()
         except TimeoutError:
             log.warning("events dropped at shutdown", count=self._queue.qsize())
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await ended(self._task)
 
     def publish(self, kind: str, rooms: list[str], data: dict[str, Any], *, passing: bool = False) -> None:
         """To the members of any of these rooms, each once."""

@@ -18,6 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from upstream_app import __version__
+from upstream_app.background import ended
 from upstream_app.web.answers import json_response
 from upstream_app.web.errors import ApiError
 
@@ -121,9 +122,7 @@ class Health:
         self._seen_at = self._clock()
 
     async def close(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+        await ended(self._looking)
 
 
 _UP: dict[str, Any] = {"status": "up"}

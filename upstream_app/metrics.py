@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from pymongo import monitoring
 
+from upstream_app.background import ended
 from upstream_app.cache import Cache
 from upstream_app.documents import now
 from upstream_app.events import Events
@@ -152,9 +153,7 @@ class Metrics:
         self._watch = asyncio.create_task(self._watch_lag(), name="loop lag")
 
     async def close(self) -> None:
-        if self._watch:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        await ended(self._watch)
 
     async def _watch_lag(self) -> None:
         while True:

@@ -218,7 +218,7 @@ class Admin:
 
     def _cluster(self, cluster: Cluster) -> dict[str, Any]:
         now = asyncio.get_running_loop().time()
-        shared = self._proxy.shared_breakers.get(cluster.name)
+        shared = self._proxy.shared_breakers.by_fleet.get(cluster.name)
         told: dict[str, Any] = {
             "running": cluster.running,
             "limit": cluster.limit,

@@ -165,7 +165,7 @@ class Watch:
         return {"of": len(rows), "rows": rows[:SHOWN]}
 
     def _cluster(self, cluster: Cluster, now: float) -> dict[str, Any]:
-        shared = self._proxy.shared_breakers.get(cluster.name)
+        shared = self._proxy.shared_breakers.by_fleet.get(cluster.name)
         return {
             "name": cluster.name,
             "running": cluster.running,

@@ -78,7 +78,7 @@ class Edge:
         can't be served to this one, it does not wait for again."""
         if self.rule is None:
             return None
-        if bodyless and exchange.method == b"GET" and self._marks.isdisjoint(exchange.headers.index):
+        if after is None and bodyless and exchange.method == b"GET" and self._marks.isdisjoint(exchange.headers.index):
             served = self._plain_hit(exchange, now)
             if served is not None:
                 return served
@@ -93,7 +93,7 @@ class Edge:
         if entry is not None and self._may_serve(entry, asked, now):
             self.store.touch(entry)
             if not self.shadow:
-                return self._hit(exchange, entry, now)
+                return self._hit(exchange, entry, now, collapsed=after is not None and after.kept)
         if not self.shadow and b"only-if-cached" in asked:
             exchange.cached = "miss"
             self.stats.count("miss")
@@ -216,10 +216,14 @@ class Edge:
 
     # what is served
 
-    def _hit(self, exchange: Exchange, entry: Entry, now: float, result: str = "hit") -> Response:
+    def _hit(
+        self, exchange: Exchange, entry: Entry, now: float, result: str = "hit", *, collapsed: bool = False
+    ) -> Response:
+        """`collapsed` where it waited for what another's request brought (RFC 9211 section 2.6)."""
         self.stats.count(result)
         exchange.cached = result
-        return self.served(exchange, entry, now, b"hit; ttl=%d" % entry.ttl(now))
+        said = b"fwd=uri-miss; collapsed; ttl=%d" if collapsed else b"hit; ttl=%d"
+        return self.served(exchange, entry, now, said % entry.ttl(now))
 
     def stale_if_error(self, exchange: Exchange, entry: Entry, now: float) -> Response:
         self.stats.count("stale-if-error")

@@ -51,7 +51,7 @@ async def test_a_pod_with_a_bad_link_opens_its_own_alone(
     for _ in range(5):
         statuses = [(await pod.ask(GET))[0] for pod in served]
         assert statuses == [503, 200, 200]
-    shared = [pod.proxy.shared_breakers["app"] for pod in served]
+    shared = [pod.proxy.shared_breakers.by_fleet["app"] for pod in served]
     await until(lambda: all(one.votes == 1 for one in shared))
     assert states(served) == [State.OPEN, State.CLOSED, State.CLOSED]
     assert [one.agreed.state for one in shared] == ["closed"] * PODS
@@ -88,7 +88,7 @@ async def test_an_outage_opens_all_and_one_probes_for_all(
         while not await good():
             await asyncio.sleep(0.05)
     assert [(await pod.ask(GET))[0] for pod in served] == [200] * PODS
-    assert {pod.proxy.shared_breakers["app"].votes for pod in served} == {0}
+    assert {pod.proxy.shared_breakers.by_fleet["app"].votes for pod in served} == {0}
 
 
 async def test_without_the_store_each_stands_alone(

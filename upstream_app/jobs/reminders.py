@@ -11,6 +11,7 @@ import pymongo
 import structlog
 from pymongo.errors import PyMongoError
 
+from upstream_app.background import ended
 from upstream_app.documents import Collection, now
 from upstream_app.jobs.store import JobStore
 from upstream_app.notifications.api import Notifier
@@ -31,9 +32,7 @@ class Reminders:
         self._task = asyncio.create_task(self._run(), name="reminders")
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await ended(self._task)
 
     async def _run(self) -> None:
         while True:

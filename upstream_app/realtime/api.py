@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from upstream_app.audit import AuditLog
 from upstream_app.auth.permissions import CREW, Actor
+from upstream_app.background import ended
 from upstream_app.documents import Conflict, NotFound, TooLarge
 from upstream_app.realtime.commands import Commands
 from upstream_app.realtime.feed import POSITION, Feed
@@ -86,9 +87,7 @@ class RealtimeApi:
 
     async def _leave(self, socket: Socket, *tasks: asyncio.Task[None]) -> None:
         """A task of its own: the request's may be cancelled with its connection."""
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(*tasks)
         await socket.ended()
         await self._presence.leave(socket.actor)
 
