@@ -95,7 +95,7 @@ class Stores:
 def build(settings: Settings) -> web.Application:
     """The application; its clients connect when first used and are closed with it. Needs a running loop."""
     metrics = Metrics()
-    client = mongo.connect(settings, metrics.commands, metrics.pools)
+    client = mongo.connect(settings, metrics.commands, metrics.pools, serving=True)
     database, shared = mongo.database(client), redis.connect(settings)
     patience = BreakerSettings(Consecutive(5), ErrorRate(0.5, 20, 10), open_time=OpenTime(1, 10))
     redis_breaker, mongo_breaker = Breaker("redis", patience), Breaker("mongodb", patience)
@@ -113,6 +113,7 @@ def build(settings: Settings) -> web.Application:
     planning = Planning(client, database, stores.jobs, stores.time_off.away_on)
     jobs = JobApi(
         stores.jobs,
+        client,
         planning,
         stores.customers,
         stores.estimates,

@@ -13,7 +13,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import PyMongoError
 
 from upstream_app.auth.permissions import Actor
-from upstream_app.documents import Collection, now
+from upstream_app.documents import Collection, fresh, now
 from upstream_app.mongo import Database
 from upstream_app.web.endpoint import Call, Endpoint
 from upstream_app.web.errors import header
@@ -61,7 +61,7 @@ class AuditLog:
         }  # fmt: skip
         try:
             with pymongo.timeout(WRITE_SECONDS):
-                await self.entries.raw.insert_one({"_id": ObjectId(), **entry, "version": 1})
+                await self.entries.raw.insert_one({"_id": fresh(), **entry, "version": 1})
         except PyMongoError as error:
             log.warning("audit entry lost", error=type(error).__name__, **{k: str(v) for k, v in entry.items()})
 

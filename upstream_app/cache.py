@@ -1,7 +1,7 @@
 """Answers of the database kept on two levels: in this process (small, seconds) and in Redis, shared by all instances.
 
-An entry names tags, and holds the number that each had when it was read; a write counts its tags on, so that every
-entry with an older number is stale, whatever its time to live. Counting on is told on a channel, which empties the
+An entry names tags, and holds the mark that each had when it was read; a write marks its tags anew, so that every entry
+with an older mark is stale, whatever its time to live. That is told on a channel, which empties the
 first level of the other instances; the writer's own is emptied before its answer. One caller fills an entry, others
 wait for it. Redis away: the database is asked.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -43,7 +44,7 @@ MAX_OWED = 10_000
 LONGEST_SECONDS = 4_000.0
 """No entry lives longer."""
 TAG_SECONDS = 4 * 3_600
-"""A tag's number outlives every entry that holds an older one; then it may begin anew."""
+"""A tag's mark outlives every entry that holds the one before it. Marks are random: none is ever there again."""
 MAX_CHANGES = 50_000
 MAX_BYTES = 64 * 1024 * 1024
 """Of the first level."""
@@ -267,8 +268,8 @@ class Cache:
     async def _count_on(self, tags: Sequence[str]) -> bool:
         try:
             async with self._breaker.attempt(), asyncio.timeout(DEADLINE):
-                await asyncio.gather(*(self._redis.incr(_tag(tag)) for tag in tags))
-                await asyncio.gather(*(self._redis.expire(_tag(tag), TAG_SECONDS) for tag in tags))
+                mark = secrets.token_hex(8)
+                await asyncio.gather(*(self._redis.set(_tag(tag), mark, ex=TAG_SECONDS) for tag in tags))
                 await self._redis.publish(CHANNEL, ",".join(tags))
         except (RedisError, OSError, TimeoutError, BreakerOpen) as error:
             self.stats.errors += 1

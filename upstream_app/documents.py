@@ -11,9 +11,9 @@ import itertools
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import bson
 import structlog
@@ -30,12 +30,14 @@ from upstream_app.web.lists import Page
 log = structlog.get_logger("simplepro.documents")
 MAX_COUNT = 10_000
 """Counting stops here: a total beyond it is of no use to a reader and costs the database a walk."""
+BATCH = 500
 MAX_TRIES = 8
 PAUSE_SECONDS = 0.01
 """Before an edit is made again, twice as long each time, with jitter."""
 MAX_DOCUMENT, WARN_SHARE = 5 * 1024 * 1024, 0.7
 """Bytes of one document, of the report; what comes near is told in the log."""
 Edit = Callable[[Document], Document]
+Done = TypeVar("Done")
 Session = AsyncClientSession | None
 Versions = frozenset[int] | None
 """Which a client expects to change; None for whatever is there."""
@@ -116,6 +118,14 @@ class Collection:
             raise self._duplicate(error) from None
         return self.shown(document)
 
+    async def insert_all(self, many: Sequence[Mapping[str, Any]]) -> list[Document]:
+        """In few commands; for documents that have nothing unique."""
+        at = now()
+        made: list[Document] = [{"_id": fresh(), **one, "version": 1, "createdAt": at, "updatedAt": at} for one in many]
+        for start in range(0, len(made), BATCH):
+            await self.raw.insert_many(made[start : start + BATCH], ordered=False)
+        return [self.shown(one) for one in made]
+
     async def get(
         self, identity: ObjectId, which: Mapping[str, Any] | None = None, session: Session = None
     ) -> Document:
@@ -139,15 +149,9 @@ class Collection:
         Where no version is expected and nobody else's transaction runs, an edit that came too late is made again on
         what is there then. Raises NotFound, Conflict, Duplicate, and what `edit` raises.
         """
-        tries = MAX_TRIES if expected is None and session is None else 1
-        for left in reversed(range(tries)):
-            try:
-                return await self._change(identity, edit, expected, which, session)
-            except Conflict:
-                if not left:
-                    raise
-                await pause(tries - left)
-        raise AssertionError("the last try returns or raises")
+        if session is not None:
+            return await self._change(identity, edit, expected, which, session)
+        return await again(lambda: self._change(identity, edit, expected, which, session))
 
     async def _change(
         self,
@@ -175,18 +179,25 @@ class Collection:
         return self.shown(after)
 
     async def remove(
-        self, identity: ObjectId, expected: Versions = None, may: Callable[[Document], None] = lambda document: None
-    ) -> None:
-        """Of the version that `may` looked at. Raises NotFound, Conflict, and what `may` raises."""
-        for left in reversed(range(MAX_TRIES if expected is None else 1)):
-            found = await self.get(identity)
+        self,
+        identity: ObjectId,
+        expected: Versions = None,
+        may: Callable[[Document], None] = lambda document: None,
+        session: Session = None,
+    ) -> Document:
+        """Of the version that `may` looked at: what it was. Raises NotFound, Conflict, and what `may` raises."""
+
+        async def once() -> Document:
+            found = await self.get(identity, session=session)
             if expected is not None and found["version"] not in expected:
                 raise Conflict(self.noun, expected=True)
             may(found)
-            if (await self.raw.delete_one({"_id": identity, "version": found["version"]})).deleted_count:
-                return
-            if not left:
+            seen = {"_id": identity, "version": found["version"]}
+            if not (await self.raw.delete_one(seen, session=session)).deleted_count:
                 raise Conflict(self.noun, expected=expected is not None)
+            return found
+
+        return await (once() if session is not None else again(once))
 
     async def find(self, which: Mapping[str, Any], page: Page) -> tuple[list[Document], int]:
         """One page, newest first, and how many there are in all (up to MAX_COUNT)."""
@@ -248,8 +259,16 @@ def fresh() -> ObjectId:
     return ObjectId(at.to_bytes(6) + _PROCESS + (next(_made) & 0xFFFFFF).to_bytes(3))
 
 
-async def pause(tries: int) -> None:
-    await asyncio.sleep(PAUSE_SECONDS * 2**tries * random.random())  # noqa: S311  # jitter
+async def again(work: Callable[[], Awaitable[Done]]) -> Done:
+    """Until it meets no change of another's, MAX_TRIES times at most; once where a client expects a version."""
+    for tries in range(1, MAX_TRIES + 1):
+        try:
+            return await work()
+        except Conflict as error:
+            if error.expected or tries == MAX_TRIES:
+                raise
+            await asyncio.sleep(PAUSE_SECONDS * 2**tries * random.random())  # noqa: S311  # jitter
+    raise AssertionError("the last try returns or raises")
 
 
 def now() -> datetime:

@@ -15,9 +15,10 @@ import aiohttp
 import structlog
 from aiohttp import web
 
+from upstream_app.background import ended
+
 if TYPE_CHECKING:
-    from upstream_app.background import ended
-from upstream_app.settings import Settings
+    from upstream_app.settings import Settings
 
 log = structlog.get_logger("simplepro.edge")
 DEADLINE = 3.0

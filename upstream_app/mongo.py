@@ -16,7 +16,9 @@ Database = AsyncDatabase[Document]
 Client = AsyncMongoClient[Document]
 
 MAX_TIME_MS = 5_000
-"""How long the server may work on one query (maxTimeMS)."""
+"""How long the server may work on one query (maxTimeMS); where OPERATION_MS holds, what is left of that."""
+OPERATION_MS = 6_000
+"""What one operation may take in all, for who serves requests: a connection waited for, the server, tries."""
 
 
 LAG_SECONDS = 10.0
@@ -60,8 +62,9 @@ class _Answers(monitoring.CommandListener):
     def failed(self, event: monitoring.CommandFailedEvent) -> None: ...
 
 
-def connect(settings: Settings, *listeners: Any) -> Client:
-    """Connects when first used. An option that the URI gives is the URI's; `listeners` are pymongo's."""
+def connect(settings: Settings, *listeners: Any, serving: bool = False) -> Client:
+    """Connects when first used. An option that the URI gives is the URI's; `listeners` are pymongo's. Whoever is
+    `serving` waits for no operation longer than OPERATION_MS."""
     times = {
         "maxIdleTimeMS": settings.MONGODB_MAX_IDLE_TIME_MS,
         "serverSelectionTimeoutMS": settings.MONGODB_SERVER_SELECTION_TIMEOUT_MS,
@@ -70,8 +73,11 @@ def connect(settings: Settings, *listeners: Any) -> Client:
         "wTimeoutMS": settings.MONGODB_WTIMEOUT_MS,
     }
     sizes = {"maxPoolSize": settings.MONGODB_MAX_POOL_SIZE, "minPoolSize": settings.MONGODB_MIN_POOL_SIZE}
+    deadline = {"timeoutMS": OPERATION_MS} if serving else {}
     given = {name.lower() for name, _ in parse_qsl(urlsplit(settings.MONGODB_URI).query)}
-    options = {name: value for name, value in {**OPTIONS, **times, **sizes}.items() if name.lower() not in given}
+    options = {
+        name: value for name, value in {**OPTIONS, **times, **sizes, **deadline}.items() if name.lower() not in given
+    }
     return AsyncMongoClient(settings.MONGODB_URI, tz_aware=True, event_listeners=[_Answers(), *listeners], **options)
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 
+import pymongo
 import structlog
 from aiohttp import web
 from pymongo.errors import OperationFailure, PyMongoError
@@ -18,6 +20,9 @@ from upstream_app.web.errors import ApiError, Handler
 
 log = structlog.get_logger("simplepro.schema")
 RETRY_SECONDS = 2.0
+STEP_SECONDS = 600.0
+VALID_DAYS = 30
+"""Of an estimate's price, as estimates.model has it; a step is not to change with that."""
 UNSUPPORTED = frozenset({59, 72, 115, 238})
 """CommandNotFound, InvalidOptions, CommandNotSupported, NotImplemented."""
 _ID = {"bsonType": "objectId"}
@@ -57,13 +62,16 @@ class Schema:
             2: ("validators", self._validators),
             3: ("indexes of every collection", self._indexes),
             4: ("validators of every collection", self._validators),
+            5: ("jobs of a member of their crew", self._indexes),
+            6: ("how long estimates are good", self._valid_until),
         }
 
     async def prepare(self) -> None:
         """Try until it succeeds: the database may come up after the application does."""
         while not self.prepared:
             try:
-                await self.migrate()
+                with pymongo.timeout(STEP_SECONDS):
+                    await self.migrate()
             except PyMongoError as error:
                 log.warning("not prepared yet", error=type(error).__name__, retry_in=RETRY_SECONDS)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -86,6 +94,12 @@ class Schema:
     async def _indexes(self) -> None:
         for collection in self._collections:
             await collection.prepare()
+
+    async def _valid_until(self) -> None:
+        estimates = self._database["estimates"]
+        async for one in estimates.find({"validUntil": {"$exists": False}}, {"createdAt": 1}):
+            until = (one["createdAt"].date() + timedelta(days=VALID_DAYS)).isoformat()
+            await estimates.update_one({"_id": one["_id"]}, {"$set": {"validUntil": until}})
 
     async def _validators(self) -> None:
         """A server that speaks the protocol and has none says so, and is no worse off than before."""

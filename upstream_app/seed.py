@@ -88,13 +88,13 @@ async def everything(
             {
                 "customerId": link, "opportunityId": ObjectId(opportunity["id"]), "notes": "",
                 "details": details.model_dump(mode="json"), **priced(details), "status": "draft",
-                "createdBy": author, "history": [],
+                "createdBy": author, "history": [], "validUntil": valid_until(),
             }
         )  # fmt: skip
         if number % 4 == 0:
             fields = {
                 "customerId": link, "service": "local", "scheduledDate": when.isoformat(), "startTime": "08:00",
-                "crewSize": 2, "requiredSkills": [], "description": "",
+                "hours": 4.0, "crewSize": 2, "requiredSkills": [], "description": "",
             }  # fmt: skip
             await jobs.create(fields, author)
     return CUSTOMERS

@@ -36,7 +36,8 @@ async def test_migrations_are_taken_once(mongo_port: int) -> None:
     uri = f"mongodb://127.0.0.1:{mongo_port}/cli_{uuid.uuid4().hex[:8]}"
     assert await command("migrate", MONGODB_URI=uri) == (
         0,
-        "1 indexes\n2 validators\n3 indexes of every collection\n4 validators of every collection\n",
+        "1 indexes\n2 validators\n3 indexes of every collection\n4 validators of every collection\n"
+        "5 jobs of a member of their crew\n6 how long estimates are good\n",
     )
     assert await command("migrate", MONGODB_URI=uri) == (0, "nothing to do\n")
 

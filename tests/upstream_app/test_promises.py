@@ -13,7 +13,6 @@ from pymongo.errors import NetworkTimeout
 
 from breaker import Breaker, Settings
 from tests.upstream_app.conftest import Client, Role
-from tests.upstream_app.realtime.conftest import pair as pair  # a fixture
 from tests.upstream_app.test_way import DAY, a_customer, a_job
 from upstream_app import seed
 from upstream_app.app import DATABASE, REDIS, Stores
@@ -124,7 +123,7 @@ async def test_good_log_ins_at_once_lock_nobody_out(opened: Client, users: dict[
     given = {"username": "sales", "password": seed.PASSWORD}
     answers = await asyncio.gather(*(opened.post("/api/auth/login", json=given) for _ in range(12)))
     assert [answer.status for answer in answers] == [200] * 12
-    assert await opened.app[REDIS].keys("simplepro-app:failures:*") == []
+    assert await opened.app[REDIS].keys("simplepro-app:tries:*") == []
 
 
 async def test_a_log_in_under_way_does_not_outlive_a_deactivation(
@@ -182,6 +181,8 @@ async def test_help_is_called_only_to_a_job_that_one_sees(roles: dict[str, Role]
 async def test_slots() -> None:
     assert slot_of({"startTime": "07:30", "hours": 2.5, "number": "J"}) == (450, 600, "J")
     assert slot_of({}).shown == "08:00-12:00"
+    late = slot_of({"startTime": "20:00", "hours": 12})
+    assert (late.shown, late.later(-1).shown) == ("20:00-24:00", "00:00-08:00")
 
 
 async def test_nobody_is_at_two_jobs_at_once(roles: dict[str, Role], ada: dict[str, Any]) -> None:
@@ -204,6 +205,55 @@ async def test_nobody_is_at_two_jobs_at_once(roles: dict[str, Role], ada: dict[s
     assert (await roles["manager"].ask("PATCH", f"/api/jobs/{later['id']}", moved | {"startTime": "13:00"}))[0] == 200
     there = await roles["dispatcher"].done("GET", f"/api/crews/availability?day={DAY}")
     assert "13:00-17:00" in {slot for one in there["members"] for slot in one["busy"]}
+
+
+async def test_a_night_is_one_place_too(roles: dict[str, Role], ada: dict[str, Any]) -> None:
+    customer = await a_customer(roles, ada)
+    lead, after = await me(roles["crew_lead"]), (date.fromisoformat(DAY) + timedelta(days=1)).isoformat()
+    night = await a_job(roles, customer["id"], startTime="20:00", hours=12)
+    morning = await a_job(roles, customer["id"], scheduledDate=after, startTime="01:00")
+    noon = await a_job(roles, customer["id"], scheduledDate=after, startTime="12:00")
+    for job, status in ((morning, 200), (night, 409), (noon, 200)):
+        path = f"/api/jobs/{job['id']}/crew"
+        assert (await roles["dispatcher"].ask("POST", path, {"members": [lead]}))[0] == status
+    await roles["manager"].done("PATCH", f"/api/jobs/{morning['id']}/status", {"status": "cancelled"})
+    await roles["dispatcher"].done("POST", f"/api/jobs/{night['id']}/crew", {"members": [lead]})
+    there = await roles["dispatcher"].done("GET", f"/api/crews/availability?day={after}")
+    assert next(one["busy"] for one in there["members"] if one["member"] == lead) == ["00:00-08:00", "12:00-16:00"]
+    early = {"scheduledDate": after, "startTime": "07:30", "hours": 1}
+    assert (await roles["manager"].ask("PATCH", f"/api/jobs/{noon['id']}", early))[0] == 409
+
+
+async def test_a_draft_takes_its_crews_time_when_it_is_scheduled(roles: dict[str, Role], ada: dict[str, Any]) -> None:
+    customer, lead = await a_customer(roles, ada), await me(roles["crew_lead"])
+    draft = await a_job(roles, customer["id"], status="draft")
+    real = await a_job(roles, customer["id"])
+    for job in (draft, real):
+        await roles["dispatcher"].done("POST", f"/api/jobs/{job['id']}/crew", {"members": [lead]})
+    where = f"/api/jobs/{draft['id']}/status"
+    assert (await roles["manager"].ask("PATCH", where, {"status": "scheduled"}))[0] == 409
+    assert (await roles["manager"].ask("PATCH", where, {"status": "scheduled"}, **{"If-Match": '"1"'}))[0] == 412
+    assert (await roles["manager"].ask("PATCH", where, {"status": "scheduled", "force": True}))[0] == 200
+    again = {"scheduledDate": DAY, "startTime": "08:00", "description": "the same time"}
+    assert (await roles["manager"].ask("PATCH", f"/api/jobs/{draft['id']}", again))[0] == 200, "nothing gets worse"
+    same = await roles["dispatcher"].ask("POST", f"/api/jobs/{draft['id']}/crew", {"members": [lead]})
+    assert same[0] == 200
+
+
+async def test_who_is_chosen_while_others_choose_is_somebody_else(
+    opened: Client, roles: dict[str, Role], ada: dict[str, Any]
+) -> None:
+    password = seed.PASSWORD
+    for number in range(6):
+        fields = {"username": f"mover{number}", "email": f"m{number}@example.com", "password": password,
+                  "role": "crew_member", "firstName": "M", "lastName": "O"}  # fmt: skip
+        await roles["admin"].done("POST", "/api/auth/users", fields)
+    customer = await a_customer(roles, ada)
+    jobs = [await a_job(roles, customer["id"]) for _ in range(3)]
+    assigning = [roles["dispatcher"].ask("POST", f"/api/crews/auto-assign/{job['id']}") for job in jobs]
+    told = await asyncio.gather(*assigning)
+    assert [status for status, _ in told] == [200] * 3
+    assert len({one["member"] for _, body in told for one in body["data"]["crew"]}) == 6
 
 
 async def test_the_same_question_has_the_same_answer(roles: dict[str, Role], ada: dict[str, Any]) -> None:
@@ -243,6 +293,13 @@ async def test_a_job_that_is_over_is_changed_no_more(roles: dict[str, Role], ada
     for path, body in (("", {"scheduledDate": DAY}), ("", {"priority": "high"}),
                        (f"/crew/{lead}/status", {"status": "checked_in"})):  # fmt: skip
         assert (await roles["manager"].ask("PATCH", here + path, body))[0] == 409, path
+    done = await a_job(roles, job["customerId"])
+    where = f"/api/jobs/{done['id']}"
+    await roles["dispatcher"].done("POST", f"{where}/crew", {"members": [lead]})
+    await roles["crew_lead"].done("PATCH", f"{where}/crew/{lead}/status", {"status": "checked_in"})
+    for state in ("in_progress", "completed"):
+        await roles["manager"].done("PATCH", f"{where}/status", {"status": state})
+    await roles["crew_lead"].done("PATCH", f"{where}/crew/{lead}/status", {"status": "checked_out"})
 
 
 async def test_the_first_jobs_of_a_year_have_numbers(opened: Client) -> None:
@@ -275,7 +332,8 @@ async def test_one_estimate_makes_one_job_whoever_asks_at_once(roles: dict[str, 
     await roles["super_admin"].done("DELETE", f"/api/jobs/{job['id']}")
     assert "jobId" not in await roles["manager"].done("GET", where)
     again = await roles["manager"].done("POST", f"{where}/convert")
-    assert again["number"] != job["number"]
+    drawn = [int(number.rpartition("-")[2]) for number in (job["number"], again["number"])]
+    assert drawn[1] == drawn[0] + 1, "who comes too late draws none"
 
 
 async def test_an_opportunity_is_won_once_and_only_while_it_can_be(roles: dict[str, Role], ada: dict[str, Any]) -> None:
@@ -368,30 +426,15 @@ async def test_many_notes_at_once_are_all_there(roles: dict[str, Role], ada: dic
 # messages
 
 
-async def test_ids_sort_by_their_time() -> None:
-    made = [fresh() for _ in range(1000)]
-    assert made == sorted(made)
+async def test_ids_sort_by_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    for number in range(1000):
+        monkeypatch.setattr("upstream_app.documents._PROCESS", bytes((255 - number % 2, 0, 0)))
+        made.append(fresh())
+        await asyncio.sleep(0.00005 if number % 50 == 0 else 0)
+    assert sorted(made, key=lambda one: one.binary[:6]) == made, "whichever process makes them"
     assert len(set(made)) == 1000
     assert abs(made[0].generation_time - datetime.now(UTC)) < timedelta(seconds=2)
-
-
-async def test_messages_of_two_instances_are_read_in_order(pair: tuple[Client, Client]) -> None:
-    from tests.upstream_app.conftest import log_in
-    from upstream_app.auth.passwords import Passwords
-    from upstream_app.auth.store import UserStore
-
-    passwords = Passwords(memory_kib=64, rounds=1)
-    await seed.users(UserStore(pair[0].app[DATABASE]), passwords)
-    passwords.close()
-    sides = [Role(client, await log_in(client, "manager")) for client in pair]
-    other = await Stores.of(pair[0].app[DATABASE]).users.named("sales")
-    assert other is not None
-    thread = await sides[0].done("POST", "/api/messages/threads", {"kind": "direct", "members": [str(other["_id"])]})
-    where = f"/api/messages/threads/{thread['id']}"
-    for number in range(20):
-        await sides[number % 2].done("POST", f"{where}/messages", {"content": f"{number}"})
-    found = await sides[0].done("GET", f"{where}/messages")
-    assert [one["content"] for one in found["messages"]] == [str(number) for number in reversed(range(20))]
 
 
 async def test_what_is_made_is_where_it_is_said_to_be(roles: dict[str, Role]) -> None:

@@ -62,7 +62,7 @@ async def the_whole_way(redis: Any, roles: Mapping[str, Any], ada: dict[str, Any
     assert (await sales.ask("PATCH", f"{where}/status", {"status": "accepted"}))[0] == 403
     assert (await sales.done("GET", f"/api/customers/{customer['id']}"))["status"] != "active"
     await manager.done("PATCH", f"{where}/status", {"status": "accepted"})
-    assert (await sales.ask("PATCH", f"{where}/status", {"status": "draft"}))[0] == 409
+    assert (await sales.ask("PATCH", f"{where}/status", {"status": "sent"}))[0] == 409
     assert (await sales.ask("POST", f"{where}/convert"))[0] == 403
     job = await manager.done("POST", f"{where}/convert", {"startTime": "07:30"})
     assert (await manager.ask("POST", f"{where}/convert"))[0] == 409

@@ -107,11 +107,13 @@ class AuthApi:
         locked = await self._sessions.begin_try(whom)
         if locked:
             raise ApiError(429, "Too many failed log-ins; try again later", headers={"Retry-After": str(locked)})
-        good = False
         try:
             good = await self._passwords.verify(user["password"] if user else None, password)
-        finally:
-            await self._sessions.end_try(whom, good=good)
+        except BaseException:
+            await self._sessions.end_try(whom, good=False)
+            raise
+        if good:
+            await self._sessions.end_try(whom, good=True)
         return good
 
     async def _is_as_it_was(self, user: Document) -> bool:
@@ -196,17 +198,20 @@ class AuthApi:
 
     async def change(self, call: Call) -> web.Response:
         changes, actor = call.body(UserChanges).model_dump(exclude_unset=True), call.actor
-        own = {"role", "active"} & changes.keys()
+        given = {"role", "active"} & changes.keys()
+        differs = False
 
         def edit(document: Document) -> Document:
-            if document["_id"] == actor.user and any(document.get(name) != changes[name] for name in own):
+            nonlocal differs
+            differs = any(document.get(name) != changes[name] for name in given)
+            if document["_id"] == actor.user and differs:
                 raise ApiError(409, "Nobody changes the own role, or switches oneself off: ask another")
             if actor.role != "super_admin" and "super_admin" in (document["role"], changes.get("role")):
                 raise ApiError(403, "Only a super_admin changes one, or makes one")
             return document | changes
 
         changed = await self._users.change(call.id(noun="user"), edit, call.expected)
-        if own:
+        if differs:
             await self._sessions.end_all(changed["id"])
         return shown(changed, "User updated")
 

@@ -36,24 +36,22 @@ return 'rotated'
 """
 
 TRY = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local tries = tonumber(redis.call('HGET', KEYS[1], 'tries') or '0')
-local running = tonumber(redis.call('HGET', KEYS[1], 'running') or '0')
-if tries >= tonumber(ARGV[1]) then return {0, redis.call('TTL', KEYS[1]), running} end
-redis.call('HINCRBY', KEYS[1], 'tries', 1)
-redis.call('HINCRBY', KEYS[1], 'running', 1)
+if tries >= tonumber(ARGV[1]) then
+  local last = tonumber(redis.call('HGET', KEYS[1], 'last') or '0')
+  return {0, redis.call('TTL', KEYS[1]), now - last < tonumber(ARGV[3]) and 1 or 0}
+end
+redis.call('HSET', KEYS[1], 'tries', tries + 1, 'last', now)
 if tries == 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
-return {1, 0, running}
+return {1, 0, 0}
 """
 """A try counts before its password is looked at, so that guesses at once are no more than guesses in turn."""
 
-TRIED = """
-local running = math.max(0, redis.call('HINCRBY', KEYS[1], 'running', -1))
-if ARGV[1] == '1' then
-  if running == 0 then return redis.call('DEL', KEYS[1]) end
-  redis.call('HSET', KEYS[1], 'tries', running)
-end
-redis.call('EXPIRE', KEYS[1], ARGV[2], 'NX')
-return running
+UNTRY = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+return redis.call('HINCRBY', KEYS[1], 'tries', -1)
 """
 
 
@@ -145,11 +143,11 @@ class Sessions:
     async def begin_try(self, whom: str) -> int:
         """Count one try, before a password is looked at; seconds for which there may be none, 0 where there may.
 
-        While others are looked at, one may turn out to be right: their end is awaited, for a moment."""
+        While others may still be looked at, one of them may turn out to be right: that is awaited, for a moment."""
         left = 0
         for _ in range(WAITS):
-            script = self._redis.eval(TRY, 1, self._failures(whom), str(MAX_FAILURES), str(LOCK_SECONDS))
-            admitted, left, running = await self._ask(script)
+            terms = (str(MAX_FAILURES), str(LOCK_SECONDS), str(int(WAITS * WAIT_SECONDS * 1000)))
+            admitted, left, running = await self._ask(self._redis.eval(TRY, 1, self._tries(whom), *terms))
             if admitted:
                 return 0
             if not running:
@@ -158,8 +156,10 @@ class Sessions:
         return max(1, int(left))
 
     async def end_try(self, whom: str, *, good: bool) -> None:
-        """A good one forgives those before it."""
-        await self._ask(self._redis.eval(TRIED, 1, self._failures(whom), str(int(good)), str(LOCK_SECONDS)))
+        """A good one forgives those before it; one whose password could not be looked at was none."""
+        await self._ask(
+            self._redis.delete(self._tries(whom)) if good else self._redis.eval(UNTRY, 1, self._tries(whom))
+        )
 
     async def _ask(self, command: Any) -> Any:
         """Within a deadline, and not at all while Redis is known to be away. Raises SessionsAway."""
@@ -178,8 +178,8 @@ class Sessions:
     def _user(self, user: str) -> str:
         return f"{self._prefix}:sessions:{user}"
 
-    def _failures(self, whom: str) -> str:
-        return f"{self._prefix}:failures:{json.dumps(whom.casefold())}"
+    def _tries(self, whom: str) -> str:
+        return f"{self._prefix}:tries:{json.dumps(whom.casefold())}"
 
 
 def _now() -> str:

@@ -29,6 +29,8 @@ from upstream_app.web.errors import ApiError
 from upstream_app.web.lists import Identity, Page, listed
 
 MAX_TOLD = 50
+CHOICES = 5
+"""How often a crew is chosen anew where others were quicker."""
 TRANSITIONS: dict[str, frozenset[str]] = {
     "pending": frozenset({"approved", "denied"}),
     "approved": frozenset({"denied"}),
@@ -185,13 +187,20 @@ class CrewApi:
 
     async def auto_assign(self, call: Call) -> web.Response:
         """The best crew by its score, assigned; 409 where too few are free. The best of them leads."""
-        job = await self._jobs.get(call.id("job", "job"))
-        chosen, wanted = await self._chosen(call, job)
-        if len(chosen) < wanted:
-            raise ApiError(409, f"Only {len(chosen)} of {wanted} are free that day", details={"free": len(chosen)})
-        members = [ObjectId(one.member) for one in chosen]
-        changed = await self._assign(call, job["_id"], members, members[0])
-        return success(self._scores(job, chosen, wanted) | {"job": changed}, "Crew assigned")
+        for left in reversed(range(CHOICES)):
+            job = await self._jobs.get(call.id("job", "job"))
+            chosen, wanted = await self._chosen(call, job)
+            if len(chosen) < wanted:
+                raise ApiError(409, f"Only {len(chosen)} of {wanted} are free that day", details={"free": len(chosen)})
+            members = [ObjectId(one.member) for one in chosen]
+            try:
+                changed = await self._assign(call, job["_id"], members, members[0])
+            except ApiError as error:
+                if not left or "notFree" not in (error.details or {}):
+                    raise
+                continue
+            return success(self._scores(job, chosen, wanted) | {"job": changed}, "Crew assigned")
+        raise AssertionError("the last choice returns or raises")
 
     async def emergency(self, call: Call) -> web.Response:
         told = await self.call_for_help(call.actor, call.body(Emergency))
@@ -219,7 +228,7 @@ class CrewApi:
     async def _chosen(self, call: Call, job: Document) -> tuple[list[Score], int]:
         given = call.body(AutoAssign)
         members = await self._users.crew()
-        busy = await self._planning.free(job, [one["_id"] for one in members])
+        busy = await self._planning.not_free(job, [one["_id"] for one in members])
         booked = await self._planning.booked(date.fromisoformat(job["scheduledDate"]), job["_id"])
         candidates = [
             Candidate(

@@ -10,7 +10,7 @@ from bson import ObjectId
 from pymongo import DESCENDING, IndexModel
 
 from upstream_app.cache import Cache
-from upstream_app.documents import MAX_TRIES, Collection, Conflict, pause
+from upstream_app.documents import Collection, Conflict, again, fresh
 from upstream_app.estimates.model import (
     TRANSITIONS,
     Conversion,
@@ -127,14 +127,11 @@ class EstimateApi:
             await self._opportunities.change(opportunity, edit, session=session)
             return await self._store.insert(fields, session)
 
-        for left in reversed(range(MAX_TRIES)):
-            try:
-                async with self._client.start_session() as session:
-                    return await session.with_transaction(work)
-            except Conflict:
-                if not left:
-                    raise
-        raise AssertionError("the last try returns or raises")
+        async def once() -> Document:
+            async with self._client.start_session() as session:
+                return await session.with_transaction(work)
+
+        return await again(once)
 
     async def revise(self, call: Call) -> web.Response:
         details, actor = call.body(MoveDetails), call.actor
@@ -171,14 +168,8 @@ class EstimateApi:
 
     async def convert(self, call: Call) -> web.Response:
         """Estimate, opportunity, customer and job agree: all four change in one transaction, or none."""
-        for left in reversed(range(MAX_TRIES)):
-            try:
-                job, estimate = await self._converted(call)
-                break
-            except Conflict as error:
-                if error.expected or not left:
-                    raise
-                await pause(MAX_TRIES - left)
+        drawn: list[str] = []
+        job, estimate = await again(lambda: self._converted(call, drawn))
         actor, number = call.actor, job["number"]
         if opportunity := estimate.get("opportunityId"):
             found = await self._opportunities.get(opportunity)
@@ -194,8 +185,9 @@ class EstimateApi:
         )
         return shown(job, "Job created", 201, "/api/jobs")
 
-    async def _converted(self, call: Call) -> tuple[Document, Document]:
-        """The job and its estimate. Raises ApiError 409 where there is none to be made of it, Conflict."""
+    async def _converted(self, call: Call, drawn: list[str]) -> tuple[Document, Document]:
+        """The job and its estimate; its number is drawn once the estimate is this one's. Raises ApiError 409 where
+        there is no job to be made of it, Conflict."""
         given, actor, identity = call.body(Conversion), call.actor, call.id(noun="estimate")
         estimate = await self._store.get(identity)
         if call.expected is not None and estimate["version"] not in call.expected:
@@ -207,18 +199,14 @@ class EstimateApi:
         opportunity = estimate.get("opportunityId")
         if opportunity:
             _winnable(await self._opportunities.get(opportunity))
-        number = await self._jobs.next_number()
+        link: Document = {"jobId": fresh()}
 
         def linked(found: Document) -> Document:
             if found["version"] != estimate["version"]:
                 raise Conflict("estimate", expected=False)
             return found | link
 
-        link: Document = {}
-
         async def work(session: Any) -> Document:
-            job = await self._jobs.from_estimate(estimate, given, number, actor.user, session)
-            link["jobId"] = ObjectId(job["id"])
             await self._store.change(identity, linked, session=session)
             if opportunity:
                 await self._opportunities.change(
@@ -227,7 +215,9 @@ class EstimateApi:
             await self._customers.change(
                 estimate["customerId"], lambda found: found | {"status": "active"}, session=session
             )
-            return job
+            if not drawn:
+                drawn.append(await self._jobs.next_number())
+            return await self._jobs.from_estimate(estimate, given, (link["jobId"], drawn[0]), actor.user, session)
 
         async with (
             self._cache.writing("customers", f"customer:{estimate['customerId']}", "jobs"),

@@ -110,7 +110,7 @@ class NewEstimate(MoveDetails):
 class StateChange(Written):
     """An estimate is revised by calculating it anew, and accepted as long as it is good."""
 
-    status: Literal["draft", "sent", "viewed", "accepted", "rejected", "expired"]
+    status: Literal["sent", "viewed", "accepted", "rejected", "expired"]
     reason: Annotated[str, StringConstraints(max_length=500)] = ""
 
 

@@ -12,10 +12,11 @@ from bson import ObjectId
 from upstream_app.auth.permissions import within
 from upstream_app.auth.store import UserStore
 from upstream_app.cache import Cache
-from upstream_app.documents import Collection, NotFound, now
+from upstream_app.documents import Collection, NotFound, again, now
 from upstream_app.events import Events
 from upstream_app.jobs.model import (
     CREW_TRANSITIONS,
+    OVER,
     TRANSITIONS,
     CrewAssignment,
     CrewStateChange,
@@ -29,7 +30,7 @@ from upstream_app.jobs.model import (
 from upstream_app.jobs.planning import Planning
 from upstream_app.jobs.store import JobStore, stamped, with_crew
 from upstream_app.metrics import Business
-from upstream_app.mongo import MAX_TIME_MS, Document
+from upstream_app.mongo import MAX_TIME_MS, Client, Document
 from upstream_app.notifications.api import Kind, Notifier
 from upstream_app.opportunities.api import moved
 from upstream_app.states import move
@@ -48,6 +49,7 @@ class JobApi:
     def __init__(
         self,
         store: JobStore,
+        client: Client,
         planning: Planning,
         customers: Collection,
         estimates: Collection,
@@ -59,6 +61,7 @@ class JobApi:
         business: Business,
     ) -> None:
         self._store = store
+        self._client = client
         self._planning = planning
         self._customers = customers
         self._estimates = estimates
@@ -190,11 +193,15 @@ class JobApi:
 
         if not changes.keys() & {"scheduledDate", "startTime", "hours"}:
             return await self._edit(call, edit, "jobUpdate", "Job updated")
+        return await self._plan(call, edit, "jobUpdate", "Job updated", force=given.force)
+
+    async def _plan(self, call: Call, edit: Any, event: str, message: str, *, force: bool) -> web.Response:
+        """A change that may take its crew's time."""
         job, which = call.id(noun="job"), within(call.actor, call.scope)
         async with self._cache.writing("jobs", f"job:{job}"):
-            changed = await self._planning.change(job, edit, call.expected, which, force=given.force)
-        self._told(changed, "jobUpdate")
-        return shown(changed, "Job updated")
+            changed = await self._planning.change(job, edit, call.expected, which, force=force)
+        self._told(changed, event)
+        return shown(changed, message)
 
     async def _edit(self, call: Call, edit: Any, event: str, message: str) -> web.Response:
         which = within(call.actor, call.scope)
@@ -207,22 +214,26 @@ class JobApi:
     async def remove(self, call: Call) -> web.Response:
         job = call.id(noun="job")
 
-        removed: list[Document] = []
-
         def idle(found: Document) -> None:
             if found["status"] == "in_progress":
                 raise ApiError(400, "A job in progress is not deleted")
-            removed[:] = [found]
+
+        async def work(session: Any) -> Document:
+            """Its estimate and opportunity are free for another, or nothing has changed."""
+            found = await self._store.remove(job, call.expected, idle, session)
+            unlink = {"$unset": {"jobId": ""}, "$inc": {"version": 1}, "$set": {"updatedAt": now()}}
+            for collection, name in ((self._estimates, "estimateId"), (self._opportunities, "opportunityId")):
+                if linked := found.get(name):
+                    await collection.raw.update_one({"_id": linked, "jobId": job}, unlink, session=session)
+            return found
+
+        async def once() -> Document:
+            async with self._client.start_session() as session:
+                return await session.with_transaction(work)
 
         async with self._cache.writing("jobs", f"job:{job}"):
-            await self._store.remove(job, call.expected, idle)
-            if estimate := removed[0].get("estimateId"):
-                of = {"_id": estimate, "jobId": job}
-                unlink = {"$unset": {"jobId": ""}, "$inc": {"version": 1}}
-                await self._estimates.raw.update_one(of, unlink)
-                if opportunity := removed[0].get("opportunityId"):
-                    await self._opportunities.raw.update_one({"_id": opportunity, "jobId": job}, unlink)
-        self._told(self._store.shown(removed[0]), "jobDeleted")
+            removed = await again(once)
+        self._told(self._store.shown(removed), "jobDeleted")
         return success({}, "Job deleted")
 
     async def change_state(self, call: Call) -> web.Response:
@@ -233,7 +244,8 @@ class JobApi:
             return stamped(moved(document, given.status, actor.user, given.reason), given.status)
 
         completed = given.status == "completed"
-        answer = await self._edit(call, edit, "jobCompleted" if completed else "jobStatusChanged", "Status changed")
+        event = "jobCompleted" if completed else "jobStatusChanged"
+        answer = await self._plan(call, edit, event, "Status changed", force=given.force)
         found = await self._store.get(call.id(noun="job"))
         told = {entry["member"] for entry in found["crew"]} | ({found["createdBy"]} if completed else set())
         kind: Kind = "job_completed" if completed else "job_status_changed"
@@ -287,7 +299,8 @@ class JobApi:
             raise ApiError(403, "Only your own state is yours to change")
 
         def edit(document: Document) -> Document:
-            if document["status"] not in ("scheduled", "confirmed", "in_progress"):
+            leaving = given.status == "checked_out" and document["status"] in ("completed", "on_hold")
+            if document["status"] not in ("scheduled", "confirmed", "in_progress") and not leaving:
                 raise ApiError(409, f"A job that is {document['status']} has nobody at work")
             entry = next((one for one in document["crew"] if one["member"] == member), None)
             if entry is None:
@@ -326,7 +339,7 @@ class JobApi:
 
 
 def _not_over(job: Document) -> None:
-    if job["status"] in ("completed", "cancelled"):
+    if job["status"] in OVER:
         raise ApiError(409, f"A {job['status']} job is changed no more")
 
 

@@ -21,6 +21,9 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     "completed": frozenset(),
     "cancelled": frozenset(),
 }
+OVER = ("completed", "cancelled")
+IDLE = ("draft", *OVER)
+"""States in which a job takes nobody's time."""
 Priority = Literal["low", "normal", "high", "urgent"]
 CrewState = Literal["assigned", "confirmed", "checked_in", "checked_out", "absent"]
 CREW_TRANSITIONS: dict[CrewState, frozenset[CrewState]] = {
@@ -31,6 +34,7 @@ CREW_TRANSITIONS: dict[CrewState, frozenset[CrewState]] = {
     "absent": frozenset({"assigned"}),
 }
 Milestone = Literal["crew_en_route", "arrived", "loading", "in_transit", "unloading", "finished"]
+DEFAULT_HOURS = 4.0
 Hours = Annotated[float, Field(gt=0, le=24)]
 """How long its crew is at it."""
 Time = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
@@ -43,7 +47,7 @@ class NewJob(Written):
     service: Service
     scheduledDate: Day
     startTime: Time = "08:00"
-    hours: Hours = 4.0
+    hours: Hours = DEFAULT_HOURS
     priority: Priority = "normal"
     status: Literal["draft", "scheduled"] = "scheduled"
     crewSize: Annotated[int, Field(ge=1, le=20)] = 2
@@ -75,7 +79,10 @@ class JobChanges(Written):
 
 
 class StateChange(Written):
+    """`force` has a draft's crew be at two places at once when it is scheduled."""
+
     status: State
+    force: bool = False
     reason: Annotated[str, StringConstraints(max_length=500)] = ""
 
 

@@ -1,26 +1,26 @@
 """Whose time a job takes, and who would be in two places at once.
 
-The plans of one day change one after the other: each writes the day's own document, whose version was read before the
-day's jobs were. So of two that would give the same person away at the same time, one is made anew and sees the other.
+The plans of one day change one after the other: each writes the documents of the days that its job is on, whose
+versions were read before the days' jobs were. So of two that would give the same person away at the same time, one is
+made anew and sees the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import date
+from datetime import date, timedelta
 from typing import Any, NamedTuple
 
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
-from upstream_app.documents import MAX_TRIES, Conflict, Edit, Session, Versions, pause
+from upstream_app.documents import Conflict, Edit, Session, Versions, again
+from upstream_app.jobs.model import DEFAULT_HOURS, IDLE
 from upstream_app.jobs.store import JobStore
 from upstream_app.mongo import MAX_TIME_MS, Client, Database, Document
 from upstream_app.web.errors import ApiError
 
-DEFAULT_HOURS = 4.0
-IDLE = ("draft", "cancelled", "completed")
-"""States in which a job takes nobody's time."""
+DAY_MINUTES = 24 * 60
 Away = Callable[[date], Awaitable[set[ObjectId]]]
 """Who is on time off that day."""
 
@@ -34,17 +34,31 @@ class Slot(NamedTuple):
 
     @property
     def shown(self) -> str:
-        return f"{_clock(self.start)}-{_clock(min(self.end, 24 * 60 - 1))}"
+        return f"{_clock(self.start)}-{_clock(self.end)}"
+
+    def meets(self, other: Slot) -> bool:
+        return self.start < other.end and other.start < self.end
+
+    def later(self, days: int) -> Slot:
+        return Slot(self.start + days * DAY_MINUTES, self.end + days * DAY_MINUTES, self.number)
 
 
 def _clock(minutes: int) -> str:
-    return f"{minutes // 60:02d}:{minutes % 60:02d}"
+    """Of the day itself: what began before it is there from its beginning, what ends after it to its end."""
+    within = min(max(minutes, 0), DAY_MINUTES)
+    return f"{within // 60:02d}:{within % 60:02d}"
 
 
 def slot_of(job: Document) -> Slot:
+    """On its own day; past midnight where it takes so long."""
     hours, minutes = (int(part) for part in job.get("startTime", "08:00").split(":"))
     start = 60 * hours + minutes
     return Slot(start, start + round(60 * float(job.get("hours") or DEFAULT_HOURS)), job.get("number", ""))
+
+
+def days_of(job: Document) -> list[date]:
+    first = date.fromisoformat(job["scheduledDate"])
+    return [first, first + timedelta(days=1)] if slot_of(job).end > DAY_MINUTES else [first]
 
 
 class Planning:
@@ -54,26 +68,31 @@ class Planning:
         self._days = database["crew_days"]
         self._away = away
 
-    async def booked(self, day: date, but: ObjectId | None = None) -> dict[ObjectId, list[Slot]]:
-        """By member of any crew; one job may be left out."""
+    async def booked(self, day: date, but: ObjectId | None = None, *, on: int = 0) -> dict[ObjectId, list[Slot]]:
+        """By member of any crew, what that day has for them, of jobs from the evening before too; as minutes of a day
+        that is `on` days earlier. One job may be left out."""
         found: dict[ObjectId, list[Slot]] = {}
-        for job in await self._jobs.on(day):
-            if job["status"] not in IDLE and job["_id"] != but:
+        for before in (0, 1):
+            for job in await self._jobs.on(day - timedelta(days=before)):
+                slot = slot_of(job).later(on - before)
+                if job["status"] in IDLE or job["_id"] == but or slot.end <= on * DAY_MINUTES:
+                    continue
                 for entry in job["crew"]:
-                    found.setdefault(entry["member"], []).append(slot_of(job))
+                    found.setdefault(entry["member"], []).append(slot)
         return found
 
-    async def free(self, job: Document, members: Sequence[ObjectId]) -> dict[ObjectId, str]:
+    async def not_free(self, job: Document, members: Sequence[ObjectId]) -> dict[ObjectId, str]:
         """Of these members those who are not free for the job, and why."""
-        day, slot = date.fromisoformat(job["scheduledDate"]), slot_of(job)
-        away, booked = await self._away(day), await self.booked(day, job["_id"])
+        slot = slot_of(job)
         found: dict[ObjectId, str] = {}
-        for member in members:
-            other = next((one for one in booked.get(member, ()) if one.start < slot.end and slot.start < one.end), None)
-            if member in away:
-                found[member] = "is on time off"
-            elif other is not None:
-                found[member] = f"is at {other.number}, {other.shown}"
+        for number, day in enumerate(days_of(job) if members else ()):
+            away, booked = await self._away(day), await self.booked(day, job["_id"], on=number)
+            for member in members:
+                other = next((one for one in booked.get(member, ()) if one.meets(slot)), None)
+                if member in away:
+                    found.setdefault(member, "is on time off")
+                elif other is not None:
+                    found.setdefault(member, f"is at {other.number}")
         return found
 
     async def change(
@@ -81,26 +100,20 @@ class Planning:
     ) -> Document:
         """Change a job's crew or time, and its day's plan with it. Raises ApiError 409 where somebody of the crew is
         not free then, unless it is to be so; NotFound, Conflict, and what `edit` raises."""
-        for left in reversed(range(MAX_TRIES)):
-            try:
-                return await self._change(job, edit, expected, which, force=force)
-            except Conflict as error:
-                if error.expected or not left:
-                    raise
-                await pause(MAX_TRIES - left)
-        raise AssertionError("the last try returns or raises")
+        return await again(lambda: self._change(job, edit, expected, which, force=force))
 
     async def _change(self, job: ObjectId, edit: Edit, expected: Versions, which: Document, *, force: bool) -> Document:
         found = await self._jobs.get(job, which)
+        if expected is not None and found["version"] not in expected:
+            raise Conflict("job", expected=True)
         after = edit(found)
-        day = after["scheduledDate"]
-        plan = await self._days.find_one({"_id": day}, max_time_ms=MAX_TIME_MS)
-        if not force and after["status"] not in IDLE:
-            busy = await self.free(after, [entry["member"] for entry in after["crew"]])
-            if busy:
-                told = [{"member": str(member), "why": why} for member, why in busy.items()]
-                raise ApiError(409, "Not all of the crew are free then; send force: true if so be it",
-                               details={"notFree": told})  # fmt: skip
+        days = sorted({*days_of(found), *days_of(after)})
+        plans = [await self._days.find_one({"_id": day.isoformat()}, max_time_ms=MAX_TIME_MS) for day in days]
+        busy = {} if force or after["status"] in IDLE else await self.not_free(after, _given_away(found, after))
+        if busy:
+            told = [{"member": str(member), "why": why} for member, why in busy.items()]
+            what = "Not all of the crew are free then; send force: true if so be it"
+            raise ApiError(409, what, details={"notFree": told})
 
         def same(document: Document) -> Document:
             if document["version"] != found["version"]:
@@ -108,7 +121,8 @@ class Planning:
             return edit(document)
 
         async def work(session: Any) -> Document:
-            await self._take(day, plan, session)
+            for day, plan in zip(days, plans, strict=True):
+                await self._take(day.isoformat(), plan, session)
             return await self._jobs.change(job, same, expected, which=which, session=session)
 
         async with self._client.start_session() as session:
@@ -126,3 +140,14 @@ class Planning:
         taken = await self._days.update_one(seen, {"$set": {"version": plan["version"] + 1}}, session=session)
         if not taken.matched_count:
             raise Conflict("day's plan", expected=False)
+
+
+def _given_away(before: Document, after: Document) -> list[ObjectId]:
+    """Whose time is taken that was not before: of who is new, or of all where the job is at another time."""
+    members = [entry["member"] for entry in after["crew"]]
+    same_day = before["scheduledDate"] == after["scheduledDate"] and before["status"] not in IDLE
+    old, new = slot_of(before), slot_of(after)
+    if not same_day or new.start < old.start or new.end > old.end:
+        return members
+    had = {entry["member"] for entry in before["crew"]}
+    return [member for member in members if member not in had]

@@ -11,6 +11,7 @@ from pymongo.errors import DuplicateKeyError
 
 from upstream_app.documents import MAX_TRIES, Collection, Session, now
 from upstream_app.estimates.model import Conversion
+from upstream_app.jobs.model import OVER
 from upstream_app.mongo import MAX_TIME_MS, Database, Document
 from upstream_app.web.errors import ApiError
 
@@ -53,13 +54,15 @@ class JobStore(Collection):
         return await self.insert(whole, session)
 
     async def from_estimate(
-        self, estimate: Document, given: Conversion, number: str, user: ObjectId, session: Session
+        self, estimate: Document, given: Conversion, called: tuple[ObjectId, str], user: ObjectId, session: Session
     ) -> Document:
-        """It is its estimate's author's own, whoever made a job of it."""
+        """It is its estimate's author's own, whoever made a job of it. `called` are its id and number."""
+        identity, number = called
         details = estimate["details"]
         when = given.scheduledDate.isoformat() if given.scheduledDate else details["moveDate"]
         fields: Document = {
-            "customerId": estimate["customerId"], "estimateId": estimate["_id"], "service": details["service"],
+            "_id": identity, "customerId": estimate["customerId"], "estimateId": estimate["_id"],
+            "service": details["service"],
             "scheduledDate": when, "startTime": given.startTime, "crewSize": estimate["crew"],
             "hours": min(24.0, float(estimate["hours"])),
             "requiredSkills": ["piano"] if details["piano"] else [], "description": estimate["notes"],
@@ -80,8 +83,7 @@ class JobStore(Collection):
         """Numbers of the jobs that a member of their crew has from one day to another."""
         which = {"crew.member": member, "scheduledDate": {"$gte": first, "$lte": last}}
         found = self.raw.find(which, {"number": 1, "status": 1}, max_time_ms=MAX_TIME_MS).limit(MAX_A_DAY)
-        over = ("cancelled", "completed")
-        return [job["number"] for job in await found.to_list(MAX_A_DAY) if job["status"] not in over]
+        return [job["number"] for job in await found.to_list(MAX_A_DAY) if job["status"] not in OVER]
 
     async def due_on(self, day: date) -> list[Document]:
         """Jobs of that day whose crew was not reminded of it yet; whoever gets one here is the one to do it."""
@@ -99,7 +101,7 @@ def with_crew(
     document: Document, members: list[ObjectId], lead: ObjectId, known: dict[ObjectId, Document], by: ObjectId
 ) -> Document:
     """Who was in the crew before keeps what was noted of them. Raises ApiError 409 where the job is over."""
-    if document["status"] in ("completed", "cancelled"):
+    if document["status"] in OVER:
         raise ApiError(409, f"A {document['status']} job gets no crew")
     before = {entry["member"]: entry for entry in document["crew"]}
     fresh = {"status": "assigned", "assignedAt": now(), "by": by}

@@ -72,11 +72,11 @@ class Notifier:
             return
         muted = await self._preferences.find({"_id": {"$in": users}}).to_list(len(users))
         deaf = {one["_id"] for one in muted if kind in one["muted"] and kind not in ALWAYS}
-        for user in users:
-            if user not in deaf:
-                fields = {"user": user, "kind": kind, "text": text, "data": data, "read": False, "at": now()}
-                made = await self.store.insert(fields)
-                self._events.publish("notification.created", [f"user:{user}"], made)
+        hearing = [user for user in users if user not in deaf]
+        fields = {"kind": kind, "text": text, "data": data, "read": False, "at": now()}
+        made = await self.store.insert_all([{"user": user, **fields} for user in hearing])
+        for user, one in zip(hearing, made, strict=True):
+            self._events.publish("notification.created", [f"user:{user}"], one)
 
     def endpoints(self) -> list[Endpoint]:
         path = "/api/notifications"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import date
 from decimal import Decimal
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from upstream_app.customers.model import Text, Written
+from upstream_app.web.days import Day
 from upstream_app.web.lists import Identity, Page
 
 State = Literal["open", "contacted", "quoted", "negotiating", "won", "lost", "cancelled"]
@@ -29,14 +29,14 @@ class NewOpportunity(Written):
     title: Text
     service: Literal["local", "long_distance", "storage", "packing_only"] = "local"
     expectedValue: Annotated[Decimal, Field(ge=0, max_digits=9, decimal_places=2)] = Decimal(0)
-    moveDate: date | None = None
+    moveDate: Day | None = None
     notes: Note = ""
 
 
 class OpportunityChanges(Written):
     title: Text | None = None
     expectedValue: Annotated[Decimal, Field(ge=0, max_digits=9, decimal_places=2)] | None = None
-    moveDate: date | None = None
+    moveDate: Day | None = None
     notes: Note | None = None
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ from upstream_app.background import ended
 from upstream_app.documents import Conflict, NotFound, TooLarge
 from upstream_app.realtime.commands import Commands
 from upstream_app.realtime.feed import POSITION, Feed
-from upstream_app.realtime.hub import UNAUTHENTICATED, Hub, Socket
+from upstream_app.realtime.hub import UNAUTHENTICATED, Hub, Socket, said
 from upstream_app.realtime.presence import WATCHERS, Presence
 from upstream_app.web.errors import MONGO_AWAY, ApiError
 from upstream_app.web.requests import checked_json
@@ -116,11 +116,12 @@ class RealtimeApi:
             after = missed[-1].seq if missed else after
             told |= {"resumed": whole and not lost, "replayed": len(missed)}
             for one in missed:
-                await socket.send_in_turn(one.text)
+                if not await socket.send_in_turn(one.text):
+                    return
         if lost:
             told["lost"] = lost
-        socket.tell("connected", told | {"seq": after, "rooms": sorted(socket.rooms)})
-        socket.release(after if resume else "")
+        if await socket.send_in_turn(said("connected", told | {"seq": after, "rooms": sorted(socket.rooms)})):
+            await socket.release(after if resume else "")
 
     async def _guard(self, socket: Socket) -> None:
         """Close when its token runs out; look now and then whether its rooms are still its own."""
@@ -146,7 +147,7 @@ class RealtimeApi:
                 raise ApiError(400, f"There is no command of this type; there are {', '.join(self._commands.known)}")
             model, handler = known
             async with asyncio.timeout(DEADLINE):
-                answer = await handler(socket, checked_json(orjson.dumps(given.get("data", {})), model))
+                answer = await handler(socket, checked_json(_data(given), model))
             socket.tell("ack", answer, ref)
             status = 200
         except ApiError as error:
@@ -167,6 +168,14 @@ class RealtimeApi:
             socket.tell("error", {"message": "The command failed; it has been logged", "status": 500}, ref)
         if kind in AUDITED:
             await self._audit.note(request, socket.actor, kind, "realtime", PATH, status)
+
+
+def _data(command: dict[str, Any]) -> bytes:
+    """Raises ApiError."""
+    try:
+        return orjson.dumps(command.get("data", {}))
+    except orjson.JSONEncodeError:
+        raise ApiError(400, "What is in data nests too deeply") from None
 
 
 def _command(text: str) -> dict[str, Any]:

@@ -37,10 +37,7 @@ class Socket:
 
     def tell(self, kind: str, data: dict[str, object], ref: object = None) -> None:
         """To this client alone; `ref` is what its command was called."""
-        told: dict[str, object] = {"type": kind, "data": data}
-        if ref is not None:
-            told["ref"] = ref
-        self.send(orjson.dumps(told, default=str, option=OPTIONS).decode())
+        self.send(said(kind, data, ref))
 
     def deliver(self, told: Told) -> None:
         if self._held is None:
@@ -56,24 +53,31 @@ class Socket:
         except asyncio.QueueFull:
             self.close(SLOW, "events come faster than they are read")
 
-    async def send_in_turn(self, text: str) -> None:
-        """Wait for room in the queue: what is replayed is more than it holds."""
+    async def send_in_turn(self, text: str) -> bool:
+        """Wait for room in the queue: what is replayed is more than it holds. False where nobody reads."""
+        if self._ending is not None or self.ws.closed:
+            return False
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 await self._queue.put(text)
         except TimeoutError:
             self.close(SLOW, "events are not read")
+            return False
+        return True
 
     def hold(self) -> None:
         """Keep what comes, until `release`: what was missed goes first."""
         self._held = []
 
-    def release(self, after: str) -> None:
-        """What was held is sent, as far as its place is behind `after`."""
-        held, self._held = self._held or [], None
-        for one in held:
-            if not one.seq or not after or place(one.seq) > place(after):
-                self.send(one.text)
+    async def release(self, after: str) -> None:
+        """What was held is sent in turn, as far as its place is behind `after`; then all is sent as it comes."""
+        while self._held:
+            held, self._held = self._held, []
+            for one in held:
+                behind = not one.seq or not after or place(one.seq) > place(after)
+                if behind and not await self.send_in_turn(one.text):
+                    return
+        self._held = None
 
     def close(self, code: int, reason: str) -> None:
         if self._ending is None:
@@ -110,6 +114,13 @@ class Socket:
     async def ended(self) -> None:
         if self._ending is not None:
             await asyncio.gather(self._ending, return_exceptions=True)
+
+
+def said(kind: str, data: dict[str, object], ref: object = None) -> str:
+    told: dict[str, object] = {"type": kind, "data": data}
+    if ref is not None:
+        told["ref"] = ref
+    return orjson.dumps(told, default=str, option=OPTIONS).decode()
 
 
 class Hub:

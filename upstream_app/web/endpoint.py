@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import pymongo
 from aiohttp import web
 from bson import ObjectId
 from pydantic import BaseModel
@@ -20,8 +19,6 @@ from upstream_app.web.errors import MONGO_AWAY, ApiError
 from upstream_app.web.lists import Page
 from upstream_app.web.requests import body, checked, expected_versions, query
 
-DATABASE_SECONDS = 8.0
-"""What all of a request's commands may take together, waiting for a connection and tries included."""
 ANYBODY, ANY_USER = "anybody", "any user"
 """In a permission's place."""
 Model = TypeVar("Model", bound=BaseModel)
@@ -172,8 +169,7 @@ async def _asked(endpoint: Endpoint, call: Call, database: Breaker) -> web.Respo
         raise ApiError(503, "The database can't be reached; try again shortly", headers={"Retry-After": wait}) from None
     asked = asking()
     try:
-        with pymongo.timeout(DATABASE_SECONDS):
-            response = await endpoint.handler(call)
+        response = await endpoint.handler(call)
     except MONGO_AWAY:
         database.failure(token)
         raise

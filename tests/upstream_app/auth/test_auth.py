@@ -109,7 +109,7 @@ async def test_five_failures_lock_the_name_out(opened: Client, users: dict[str, 
 async def test_guesses_at_once_are_no_more_than_guesses_in_turn(opened: Client, users: dict[str, str]) -> None:
     answers = await asyncio.gather(*(enter(opened, "crew_lead", f"wrong{number}") for number in range(20)))
     assert sorted(status for status, _ in answers) == [401] * 5 + [429] * 15
-    (key,) = await opened.app[REDIS].keys("simplepro-app:failures:*")
+    (key,) = await opened.app[REDIS].keys("simplepro-app:tries:*")
     assert 0 < await opened.app[REDIS].ttl(key) <= 900
 
 
