@@ -14,7 +14,7 @@ from upstream_app.auth.store import UserStore
 from upstream_app.customers.store import CustomerStore
 from upstream_app.documents import Collection, Duplicate
 from upstream_app.estimates.api import priced
-from upstream_app.estimates.model import MoveDetails
+from upstream_app.estimates.model import MoveDetails, valid_until
 from upstream_app.jobs.store import JobStore
 
 PASSWORD = "SimplePro1!"  # noqa: S105  # everybody's, for evaluation; the README says it

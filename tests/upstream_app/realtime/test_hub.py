@@ -85,7 +85,7 @@ async def test_what_happens_while_one_catches_up_comes_after_and_once() -> None:
         hub.deliver(told(number, "a"))
     one.deliver(Told("", ("a",), "typing"))
     one.send("missed 3")
-    one.release("3-0")
+    await one.release("3-0")
     hub.deliver(told(6, "a"))
     writing = asyncio.create_task(one.write())
     await one.flushed(2)
