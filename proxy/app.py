@@ -209,9 +209,10 @@ class Proxy:
             if self.link is not None:
                 self.shared_breakers.with_workers(cluster, self.link)
             cluster.start()
-        if policy.reload.sockets == "reconnect":
+        self.listener.reconnect_within = policy.listener.drain if policy.reload.sockets == "reconnect" else 0.0
+        if self.listener.reconnect_within:
             for session in self.listener.sessions:
-                session.drain(policy.listener.drain)
+                session.drain(self.listener.reconnect_within)
         self._throttles = [one for one in (*self._throttles, *before.throttles) if one.holds]
         if self.fleet is None:
             self.fleet = self._fleet()

@@ -107,6 +107,8 @@ class Exchange:
     status = 0
     cluster: Cluster | None = None
     endpoint = ""
+    asked = False
+    """Whether the upstream was sent its head."""
     deadline = float("inf")
     """Seconds of the loop's clock."""
     deadline_told = False

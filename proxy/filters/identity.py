@@ -25,7 +25,8 @@ from proxy.rejection import Unauthenticated
 MAX_KEPT = 10_000
 MAX_TOKEN = 8 * 1024
 MAX_KEPT_LENGTH = 2048
-MAX_KEYS_TRIED = 16
+MAX_KEYS_TRIED = 8
+_KINDS = {"HS256": "oct", "RS256": "RSA", "ES256": "EC", "EdDSA": "OKP"}
 _OTHERS = ("api-key:", "certificate:")
 """Users who are known by other means than tokens, and whom no token can name."""
 
@@ -204,8 +205,13 @@ class Identity(RuleFilter):
         scheme, _, token = given.partition(b" ")
         if scheme.lower() != b"bearer" or len(token) > MAX_TOKEN or tokens.ring.keys is None:
             return None
+        token = token.strip()
+        plain = len(given) <= MAX_KEPT_LENGTH and given == b"Bearer " + token
+        key = given if plain else sha256(token).digest()
+        if not plain and (kept := self._kept.get(key)) is not None and kept.until > self._clock():
+            return kept
         try:
-            claims = _read(token.strip(), tokens)
+            claims = _read(token, tokens)
             self._checks.validate(claims)
             _ = json.dumps(claims, ensure_ascii=False).encode()
             until = float(claims["exp"]) + tokens.skew
@@ -219,10 +225,9 @@ class Identity(RuleFilter):
             return None
         name = str(user)
         kept = Verified(until, claims, name, _number(claims.get("iat", 0)), _revocable(claims, name))
-        if len(given) <= MAX_KEPT_LENGTH and given == b"Bearer " + token.strip():
-            if len(self._kept) >= MAX_KEPT:
-                self._kept.clear()
-            self._kept[given] = kept
+        if len(self._kept) >= MAX_KEPT:
+            self._kept.clear()
+        self._kept[key] = kept
         return kept
 
     def _refuse(self, exchange: Exchange, detail: str) -> None:
@@ -239,8 +244,10 @@ def _read(token: bytes, tokens: Tokens) -> dict[str, Any]:
     algorithms = list(tokens.algorithms)
     if keys is None:
         raise ValueError
-    if len(keys.keys) > 1 and "kid" not in jws.extract_compact(token).headers():
-        for key in keys.keys[:MAX_KEYS_TRIED]:
+    header = jws.extract_compact(token).headers() if len(keys.keys) > 1 else {}
+    if header and "kid" not in header:
+        kind = _KINDS.get(header.get("alg", ""))
+        for key in [one for one in keys.keys if one.key_type == kind][:MAX_KEYS_TRIED]:
             try:
                 return jwt.decode(token, key, algorithms=algorithms).claims
             except (JoseError, ValueError, TypeError):

@@ -150,7 +150,8 @@ class Inspection(Filter):
 
 
 class LearningInspection(Inspection):
-    """Learns what parameters hold from requests that nobody had anything against, the application included."""
+    """Learns what parameters hold from requests that nobody had anything against, the application included. It looks at
+    all of them anew, also at what is known."""
 
     __slots__ = ("_lessons",)
 
@@ -170,6 +171,12 @@ class LearningInspection(Inspection):
         found = list(parts)
         exchange.looked_at = [*exchange.looked_at, *found]
         return super()._worst(exchange, found)
+
+    def _look(
+        self, exchange: Exchange, rule: Rule, scored: Scored | None, looked_at: list[tuple[bytes, bytes]]
+    ) -> None:
+        if scored is not None:
+            rule.refuse(exchange, suspicion(scored))
 
     def on_complete(self, exchange: Exchange) -> None:
         if exchange.looked_at and exchange.route is not None and exchange.status < 400 and not exchange.verdicts:

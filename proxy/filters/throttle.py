@@ -360,8 +360,7 @@ class Throttle(Filter):
             return
         taken = state.taken
         if taken is None:
-            asked = exchange.endpoint != ""
-            taken = [charge.cost if asked else 0 for charge in state.charges]
+            taken = [charge.cost if exchange.asked else 0 for charge in state.charges]
         for at, limit in enumerate(state.limits):
             if limit.body_unit:
                 taken[at] = limit.body_cost(exchange.bytes_in)

@@ -8,7 +8,7 @@ from proxy.headers import Headers
 from proxy.origins import Origins
 from proxy.rejection import BadHandshake, Forbidden
 
-PROTOCOL = b"sec-websocket-protocol"
+SUBPROTOCOL = b"sec-websocket-protocol"
 DEFAULT_PORTS = {b"http": b"80", b"https": b"443"}
 
 
@@ -31,15 +31,15 @@ class WebSocketAccess(RuleFilter):
         origin = index.get(b"origin")
         if self._origins is not None and origin is not None and not self._knows(self._origins, origin, exchange):
             self._rule.refuse(exchange, Forbidden("WebSockets are not opened from this origin"))
-        if self._subprotocols and PROTOCOL in index:
-            offered = [one.strip() for value in exchange.headers.all(PROTOCOL) for one in value.split(b",")]
+        if self._subprotocols and SUBPROTOCOL in index:
+            offered = [one.strip() for value in exchange.headers.all(SUBPROTOCOL) for one in value.split(b",")]
             allowed = [one for one in offered if one in self._subprotocols]
             if not allowed:
                 known = b", ".join(sorted(self._subprotocols)).decode()
                 self._rule.refuse(exchange, BadHandshake(f"no subprotocol that is spoken here; there are {known}"))
             if self._rule.mode is Mode.ENFORCE:
-                pairs = [pair for pair in exchange.headers.pairs if pair[0] != PROTOCOL]
-                exchange.headers = Headers([*pairs, (PROTOCOL, b", ".join(allowed))])
+                pairs = [pair for pair in exchange.headers.pairs if pair[0] != SUBPROTOCOL]
+                exchange.headers = Headers([*pairs, (SUBPROTOCOL, b", ".join(allowed))])
 
     def _knows(self, origins: Origins, origin: bytes, exchange: Exchange) -> bool:
         return (self._same and _is_same(origin.lower(), exchange)) or origin in origins

@@ -36,6 +36,7 @@ class RequestHeadParser:
     __slots__ = (
         "_block",
         "_complete",
+        "_half",
         "_line",
         "_llhttp",
         "_max_count",
@@ -65,6 +66,8 @@ class RequestHeadParser:
         self._tail = b""
         self._complete = False
         self._block = b""
+        self._half = False
+        """Whether half of the one empty line that is let pass is there."""
         self._line = bytearray()
         """What is there of a request line that came in pieces."""
         self.facts: RequestFacts | None = None
@@ -90,12 +93,18 @@ class RequestHeadParser:
             if used:
                 return used
         if begun:
+            if self._half:
+                self._half = False
+                start = 1
+                if data[0] != 0x0A:
+                    raise MalformedRequest("a carriage return stands alone before the request line")
             joined = self._tail + data
             end = joined.find(_END)
             used = end + 4 - len(self._tail)
         else:
             if data[0] <= 0x0D:
                 start = self._leading_line(data)
+            self._half = data == b"\r"
             self.begun = True
             self._complete = False
             self.size = 0
@@ -119,7 +128,7 @@ class RequestHeadParser:
             self._block = b""
             return used
         except httptools.HttpParserError as error:
-            raise self._diagnose(error, data) from None
+            raise self._diagnose(error, bytes(self._line) if begun else data) from None
         if self._complete:
             self._check_line(head, start, whole=not begun)
             self._finish(reusable=True)
@@ -163,7 +172,7 @@ class RequestHeadParser:
 
     def _check_line(self, head: bytes, start: int, *, whole: bool) -> None:
         """Raises MalformedRequest."""
-        line = head[start : head.index(b"\r\n", start)] if whole else bytes(self._line[:-2]).removeprefix(b"\n")
+        line = head[start : head.index(b"\r\n", start)] if whole else bytes(self._line[:-2])
         if not _LINE.fullmatch(line):
             raise MalformedRequest("the request line is not METHOD TARGET HTTP/1.1 with single spaces")
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-METHODS = ("get", "put", "post", "delete", "options", "head", "patch")
+METHODS = ("head", "get", "put", "post", "delete", "options", "patch")
+"""HEAD first: a route that takes GET takes it along."""
 
 
 class Described(NamedTuple):
@@ -41,13 +42,30 @@ def base_of(document: Mapping[str, Any], base: str | None) -> str:
         servers = document.get("servers") or [{}]
         if not isinstance(servers, list) or not isinstance(servers[0], Mapping):
             raise ValueError("servers: a list of objects is expected here")
-        base = urlsplit(str(servers[0].get("url", ""))).path
+        base = urlsplit(_filled(servers[0])).path
     return base.rstrip("/")
+
+
+def _filled(server: Mapping[str, Any]) -> str:
+    """Its URL with the defaults of its variables (3.1 section 4.8.6). Raises ValueError where one has none."""
+    variables = server.get("variables")
+
+    def default(found: re.Match[str]) -> str:
+        one = variables.get(found[1]) if isinstance(variables, Mapping) else None
+        if not isinstance(one, Mapping) or "default" not in one:
+            raise ValueError(
+                f"servers: the variable {found[1]} has no default. Say what stands before paths: base: /api"
+            )
+        return str(one["default"])
+
+    return re.sub(r"\{([^}]*)\}", default, str(server.get("url", "")))
 
 
 def items(document: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Paths with what is there. Raises ValueError."""
     paths = document.get("paths") or {}
+    if not isinstance(paths, Mapping):
+        raise ValueError("paths: an object is expected here")
     for path in sorted(paths, key=lambda one: str(one).count("{")):
         if not str(path).startswith("/"):
             raise ValueError(f"paths.{path}: a path begins with a slash")

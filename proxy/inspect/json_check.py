@@ -88,7 +88,15 @@ def _is_plain(raw: bytes, value: Any, terms: JsonTerms) -> bool:
         return False
     if _MANY_DIGITS in raw.translate(_DIGITS):
         return False
-    return terms.duplicates or orjson.dumps(value).count(b":") == raw.count(b":")
+    return terms.duplicates or _colons(value) == raw.count(b":")
+
+
+def _colons(value: Any) -> int:
+    """Of the document written anew; -1 where it nests deeper than orjson writes, though it reads it."""
+    try:
+        return orjson.dumps(value).count(b":")
+    except orjson.JSONEncodeError:
+        return -1
 
 
 def _check_text(text: str, pointer: str, terms: JsonTerms, complaint: Complaint) -> None:
@@ -117,7 +125,7 @@ def _find_twice(raw: bytes, complaint: Complaint) -> None:
 
 def has_name_twice(raw: bytes, value: Any) -> bool:
     """Whether a name stands twice in an object of `raw`, of which a parser that takes the last made `value`."""
-    if b"\\u" not in raw and orjson.dumps(value).count(b":") == raw.count(b":"):
+    if b"\\u" not in raw and _colons(value) == raw.count(b":"):
         return False
     try:
         _find_twice(raw, _Twice)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from proxy.inspect.parts import Part
@@ -22,6 +23,10 @@ LEAST = 20
 """Values of which a kind is learned."""
 MOST_PLACES = 4000
 MOST_LETTERS = 80
+MOST_PARTS, MOST_NEW = 300, 40
+"""Of one request: values that are looked at, and places that it may add."""
+OLDEST = 16
+RARE = 0.02
 _NUMBER = re.compile(r"-?\d{1,20}(?:\.\d{1,20})?")
 _WORD = re.compile(r"[\w.:@+~-]{1,128}")
 _LINE = re.compile(r"[^'\"`<>;|&$(){}\[\]\\#=*\x00-\x1f]{0,300}")
@@ -48,31 +53,47 @@ def where(part: Part) -> str:
 
 
 class Lessons:
-    """Counts the values of each route's parameters. Past `most` places, the one goes that was not seen for longest."""
+    """Counts the values of each route's parameters by kind. Past `most` places one of the rarest goes, of those that
+    were not seen for longest; one request brings MOST_NEW new ones, so that none can push out what was learned."""
 
     def __init__(self, most: int = MOST_PLACES) -> None:
         self._most = most
-        self._seen: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str], list[int]] = OrderedDict()
 
     def learn(self, route: str, parts: Iterable[Part]) -> None:
-        seen = self._seen
-        for part in parts:
+        seen, new = self._seen, MOST_NEW
+        for part in islice(parts, MOST_PARTS):
             if part.key or part.place not in _LEARNED or len(part.pointer) > MOST_LETTERS or not part.value:
                 continue
             at = (route, where(part))
-            kind, count = seen.get(at, (0, 0))
-            if not count and len(seen) >= self._most:
-                seen.popitem(last=False)
-            seen[at] = (kind if kind == TEXT else max(kind, kind_of(part.value)), count + 1)
+            counts = seen.get(at)
+            if counts is None:
+                if not new:
+                    continue
+                new -= 1
+                if len(seen) >= self._most:
+                    del seen[min(islice(seen, OLDEST), key=lambda one: sum(seen[one]))]
+                counts = seen[at] = [0] * len(KINDS)
+            counts[kind_of(part.value)] += 1
             seen.move_to_end(at)
 
     def told(self, least: int = LEAST) -> dict[str, Any]:
         """As a policy's `profile` reads it: what was seen at least so often."""
         routes: dict[str, dict[str, Any]] = {}
-        for (route, place), (kind, count) in sorted(self._seen.items()):
-            if count >= least:
-                routes.setdefault(route, {})[place] = {"kind": KINDS[kind], "seen": count}
+        for (route, place), counts in sorted(self._seen.items()):
+            if sum(counts) >= least:
+                routes.setdefault(route, {})[place] = {"kind": KINDS[usually(counts)], "seen": sum(counts)}
         return {"routes": routes}
+
+
+def usually(counts: list[int]) -> int:
+    """The widest kind that is no exception: wider ones are RARE of all together."""
+    total, wider = sum(counts), 0
+    for kind in range(TEXT, 0, -1):
+        wider += counts[kind]
+        if wider > RARE * total:
+            return kind
+    return 0
 
 
 def merged(profiles: Iterable[Mapping[str, Any]], least: int = LEAST) -> dict[str, Any]:

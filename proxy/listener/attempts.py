@@ -132,6 +132,7 @@ class Attempts(Waiter, Receiver):
         pool = connection.pool
         if pool.preamble:
             connection.write(written(pool.preamble, exchange.client, pool.host))
+        exchange.asked = True
         connection.start(receiver, head, bodyless=exchange.method == b"HEAD", upgrade=exchange.websocket)
 
     def send_copy(self, connection: UpstreamConnection, receiver: Receiver) -> None:

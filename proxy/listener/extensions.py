@@ -105,5 +105,7 @@ def _fits(answer: Parameters, offer: Parameters) -> bool:
         return False
     if CLIENT_BITS in answer and CLIENT_BITS not in offer:
         return False
+    if int(answer.get(CLIENT_BITS, b"0")) > int(offer.get(CLIENT_BITS) or b"15"):
+        return False
     wanted = offer.get(SERVER_BITS)
     return wanted is None or int(answer.get(SERVER_BITS, b"16")) <= int(wanted)

@@ -14,7 +14,7 @@ from proxy.rejection import BadHandshake, InvalidUpstreamResponse
 from proxy.websocket.terms import SocketTerms
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-EXTENSIONS, PROTOCOL = b"sec-websocket-extensions", b"sec-websocket-protocol"
+EXTENSIONS, SUBPROTOCOL = b"sec-websocket-extensions", b"sec-websocket-protocol"
 
 
 def is_handshake(exchange: Exchange, length: int) -> bool:
@@ -66,8 +66,8 @@ def agreed(exchange: Exchange, response: Response, terms: SocketTerms) -> bool:
     """
     _check_switch(response.headers, exchange.headers.index[b"sec-websocket-key"])
     headers = response.headers
-    offered = [one.strip() for value in exchange.headers.all(PROTOCOL) for one in value.split(b",")]
-    chosen = headers.all(PROTOCOL)
+    offered = [one.strip() for value in exchange.headers.all(SUBPROTOCOL) for one in value.split(b",")]
+    chosen = headers.all(SUBPROTOCOL)
     if len(chosen) > 1 or (chosen and chosen[0] not in offered):
         raise InvalidUpstreamResponse("the upstream chose a subprotocol that was not offered")
     try:

@@ -349,8 +349,11 @@ class Downstream(ClientConnection):
             self._forward.on_tunnel_client_data(early)
         if self._state == TUNNEL and not self.held and not self._transport.is_closing():
             self._transport.resume_reading()
-        if self.listener.draining:
-            self._forward.drain(self.listener.drain_until - self._loop.time())
+        listener, exchange = self.listener, self._forward.exchange
+        if listener.draining:
+            self._forward.drain(listener.drain_until - self._loop.time())
+        elif listener.reconnect_within and exchange is not None and exchange.route not in listener.routes.routes:
+            self._forward.drain(listener.reconnect_within)
         if self._eof:
             self._forward.on_tunnel_client_eof()
 

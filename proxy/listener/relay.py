@@ -45,8 +45,8 @@ class Relay:
 
     __slots__ = (
         "_checks", "_decoder", "_dropping", "_from_client", "_inflation", "_inspects", "_key", "_key_at", "_limits",
-        "_message", "_most", "_rules", "_session", "_sizes", "_slow", "_utf8", "_whole", "broken", "closed", "reader",
-        "stopped",
+        "_message", "_most", "_passing", "_rules", "_session", "_sizes", "_slow", "_utf8", "_whole", "broken", "closed",
+        "reader", "stopped",
     )  # fmt: skip
 
     def __init__(self, session: Session, *, from_client: bool, deflate: bool) -> None:
@@ -69,6 +69,8 @@ class Relay:
         self._decoder: codecs.IncrementalDecoder | None = None
         self._message: Message | None = None
         self._dropping = False
+        self._passing = False
+        """Whether a frame has gone on in part, and its rest has not: it may never."""
         self._key = b""
         self._key_at = 0
         self.closed = False
@@ -110,6 +112,7 @@ class Relay:
         self._key, self._key_at = raw[head - 4 : head] if self._from_client else b"", 0
         self._begin_text(first)
         self._decode(raw[head:], final=False)
+        self._passing = True
         session.write(self, raw)
         return True
 
@@ -141,7 +144,7 @@ class Relay:
     @property
     def amid(self) -> bool:
         """Whether the other side has a frame's beginning and waits for its rest: nothing of ours may come between."""
-        return self.reader.left > 0 and not self._dropping
+        return self._passing
 
     @property
     def between(self) -> bool:
@@ -160,6 +163,7 @@ class Relay:
             session.stats.count(self._from_client)
         session.write(self, data)
         if ended:
+            self._passing = False
             session.on_frame_end()
 
     # text
@@ -231,13 +235,11 @@ class Relay:
             except Rejection as rejection:
                 session.violate(rejection, self)
                 return
-        if self._slow and message.size > OFF_LOOP:
-            self._judge_apart(message)
-            return
         exchange, now = session.exchange, session.last_activity
+        apart = self._slow and message.size > OFF_LOOP
         failed: MessageRule | None = None
         for check, state, rule in self._checks:
-            if rule is failed:
+            if rule is failed or (apart and isinstance(check, Inspected)):
                 continue
             try:
                 check.judge(state, exchange, message, now)
@@ -245,7 +247,10 @@ class Relay:
                 if session.refused(rule, rejection, self):
                     return
                 failed = rule
-        self._judged(message)
+        if apart:
+            self._judge_apart(message)
+        else:
+            self._judged(message)
 
     def _verified(self, message: Message) -> bool:
         """Whether its payload has to be good: UTF-8 (RFC 6455 section 8.1), and what it inflates to within bounds."""
@@ -269,10 +274,10 @@ class Relay:
         judging.add_done_callback(lambda done: self._on_judged(done, message))
 
     def _refusals(self, message: Message, now: float) -> list[tuple[MessageRule, Rejection]]:
-        """By rule, up to the first that enforces."""
+        """Of inspection alone, which changes nothing: by rule, up to the first that enforces."""
         found: list[tuple[MessageRule, Rejection]] = []
         for check, state, rule in self._checks:
-            if found and found[-1][0] is rule:
+            if not isinstance(check, Inspected):
                 continue
             try:
                 check.judge(state, self._session.exchange, message, now)
@@ -285,10 +290,12 @@ class Relay:
     def _on_judged(self, done: asyncio.Future[list[tuple[MessageRule, Rejection]]], message: Message) -> None:
         session = self._session
         self.reader.paused = False
-        if done.cancelled() or session.over or self.stopped:
+        if done.cancelled() or session.over:
             return
         error = done.exception()
-        if error is not None:
+        if self.stopped:
+            pass
+        elif error is not None:
             log.error("a message could not be judged", exc_info=error)
             session.close(INTERNAL, "the proxy failed on this message")
         elif not any(session.refused(rule, rejection, self) for rule, rejection in done.result()):

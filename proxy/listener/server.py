@@ -90,6 +90,8 @@ class Listener:
         self.loop = asyncio.get_running_loop()
         self.stats = ListenerStats()
         self.draining = False
+        self.reconnect_within = 0.0
+        """Seconds in which WebSockets of an earlier policy are asked to connect again; 0 where they keep it."""
         self.drain_until = 0.0
         """Seconds of the loop's clock."""
         self._parting = False

@@ -91,8 +91,10 @@ class Sockets(Attempts):
                 self._finish(clean=False)
 
     def on_tunnel_client_eof(self) -> None:
-        if self.session is not None:
-            self.session.client_ended()
+        """After its close frame it may hear the rest; the wait for that has its bound."""
+        session = self.session
+        if session is not None and not (session.from_client.closed and not session.over):
+            session.client_ended()
             self._finish(clean=False)
 
     def drain(self, seconds: float) -> None:

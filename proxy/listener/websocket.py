@@ -13,6 +13,7 @@ import orjson
 
 from proxy.exchange import Exchange
 from proxy.filter import Mode
+from proxy.listener.connection import LINGER_SECONDS
 from proxy.listener.relay import Relay
 from proxy.rejection import InvalidUpstreamResponse, ProtocolViolation, RateLimited, Rejection, SlowConsumer
 from proxy.websocket.frames import (
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from proxy.telemetry.stats import SocketStats
     from proxy.upstream.connection import UpstreamConnection
 
-MAX_KEPT = 256 * 1024
-"""Bytes of a client that wait while a decision is awaited; it is read no further then."""
 OUR_PING = b"simplepro"
 MEASURED_EVERY = 32
 """Pieces that were read; of one in so many it is measured how long the proxy took over it."""
@@ -261,7 +260,8 @@ class Session:
         if self.closing:
             self.over = relay is self.from_client
             return
-        self.write(relay, raw)
+        if not relay.amid:
+            self.write(relay, raw)
         if not self._closed_by:
             self._record(code, "client" if relay is self.from_client else "upstream")
         self._close_by = self.now() + self.terms.close_timeout
@@ -322,7 +322,8 @@ class Session:
 
     def client_ended(self) -> None:
         """The client's stream has ended, in good order or not."""
-        if not self.from_client.closed and not self.closing and not self._upstream_gone:
+        untold = not (self.from_client.closed or self.from_client.amid or self.closing or self._upstream_gone)
+        if untold:
             self._upstream.write(close_frame(GOING_AWAY, "the client is gone", masked=True))
         self._finish_upstream()
         self._record(1006, "client")
@@ -360,14 +361,15 @@ class Session:
             if now - self.heard > 2 * terms.heartbeat + 1:
                 self.exchange.failure = "websocket-heartbeat"
                 self.close(GOING_AWAY, "no answer to pings")
-            elif now - max(self._pinged, self.heard) >= terms.heartbeat and not self.from_upstream.amid:
+            elif now - max(self._pinged, self.heard) >= terms.heartbeat and self.from_upstream.between:
                 self._pinged = now
                 self._pong_due = True
                 self._client.send(frame(PING, OUR_PING, masked=False))
 
     def drain(self, seconds: float) -> None:
         """Somewhen within that time it closes, so that not all clients come back at once."""
-        spread = seconds * 0.8 * random.random()  # noqa: S311  # jitter
+        left = max(seconds / 2, seconds - self.terms.close_timeout - LINGER_SECONDS)
+        spread = left * random.random()  # noqa: S311  # jitter
         hint = round(1 + 4 * random.random(), 1)  # noqa: S311  # jitter
         self._listener.loop.call_later(spread, self.close, RESTART, f"restarting; connect again in {hint} s")
 
@@ -392,7 +394,7 @@ class Session:
         if action == "close":
             retry = f"; retry in {rejection.retry_after:.0f} s" if rejection.retry_after else ""
             self.close(rejection.close_code, f"{rejection.rule}: {rejection.detail}{retry}")
-        elif action == "error" and relay is self.from_client and len(self.unsaid) < MAX_UNSAID:
+        elif action == "error" and relay is self.from_client and self._may_be_told():
             told: dict[str, object] = {
                 "type": "error",
                 "rule": rejection.rule,
@@ -403,6 +405,10 @@ class Session:
                 told["retryAfter"] = round(rejection.retry_after, 3)
             self.unsaid.append(frame(TEXT, orjson.dumps(told), masked=False))
             self.speak()
+
+    def _may_be_told(self) -> bool:
+        """A client that does not read gets no errors either: they would only wait here."""
+        return len(self.unsaid) < MAX_UNSAID and not self._client.blocked and self._client.unsent <= self.terms.buffer
 
     @property
     def buffered(self) -> int:

@@ -18,7 +18,7 @@ from proxy.inspect.profile import Lessons, Usual, usual
 from proxy.inspect.sanitizer import Field, Sanitizer
 from proxy.policy.models.inspect import InspectModel, JudgeModel, ValidationModel
 from proxy.policy.models.sanitize import FieldsModel, SanitizeFieldModel, SanitizeModel
-from proxy.policy.models.schemas import OpenApiModel, read_document
+from proxy.policy.models.schemas import OpenApiModel, read_document, stamp
 
 
 @functools.cache
@@ -57,13 +57,16 @@ def inspection_of(
 
 def profile_in(model: InspectModel) -> dict[str, Usual]:
     """Raises ValueError where the file can't be used."""
-    if model.profile is None:
-        return {}
+    return {} if model.profile is None else _usual(model.profile, stamp(model.profile))
+
+
+@functools.lru_cache(maxsize=8)
+def _usual(file: str, _: tuple[int, ...]) -> dict[str, Usual]:
     try:
-        return usual(read_document(model.profile))
+        return usual(read_document(file))
     except ValueError as error:
         said = str(error)
-        raise ValueError(said if said.startswith(model.profile) else f"{model.profile}: {said}") from None
+        raise ValueError(said if said.startswith(file) else f"{file}: {said}") from None
 
 
 def sanitizer_of(model: FieldsModel) -> Sanitizer:
@@ -100,7 +103,12 @@ def contract_of(model: OpenApiModel, rule: Rule) -> ContractCheck:
 
 def contract_in(model: OpenApiModel) -> Contract:
     """Raises ValueError where the document can't be used."""
-    return Contract(read_document(model.file), model.base)
+    return _contract(model.file, model.base, stamp(model.file))
+
+
+@functools.lru_cache(maxsize=8)
+def _contract(file: str, base: str | None, _: tuple[int, ...]) -> Contract:
+    return Contract(read_document(file), base)
 
 
 def _body_terms(model: ValidationModel) -> BodyTerms:

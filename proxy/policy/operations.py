@@ -25,10 +25,11 @@ def spread(name: str, model: RouteModel) -> Iterator[tuple[str, MatchModel]]:
     for one in described(read_document(match.openapi), match.base):
         if match.methods and one.method not in match.methods:
             continue
-        label = slug(one.name)
+        label = named = slug(one.name)
+        while label in taken:
+            taken[named] += 1
+            label = f"{named}-{taken[named]}"
         taken[label] += 1
-        if taken[label] > 1:
-            label = f"{label}-{taken[label]}"
         found = True
         yield f"{name}.{label}", match.model_copy(update=_of(one.path, one.method))
     if not found:

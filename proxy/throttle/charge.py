@@ -71,8 +71,8 @@ class Charge:
 
 
 class Outcome(NamedTuple):
-    """One quota's answer; times in milliseconds from now. `retry` is 0 where it admits; `reset` is when nothing of what
-    is charged counts any more, this charge included, or when the window ends."""
+    """One quota's answer; times in milliseconds from now. `retry` is 0 where it admits; `reset` is when the
+    window ends, this charge included: the bucket is full again, or a moving window's oldest charge leaves it."""
 
     admitted: bool
     remaining: int

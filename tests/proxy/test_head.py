@@ -201,3 +201,11 @@ def test_request_lines_of_other_protocols_and_shapes(line: bytes, cut: int) -> N
     pieces = [head[:cut], head[cut:]] if cut else [head]
     with pytest.raises(Rejection):
         assert [parser.feed(piece) for piece in pieces] == []
+
+
+@pytest.mark.parametrize("pieces", [(b"\r", b"GET / HTTP/1.1\r\n\r\n"), (b"\r\n", b"\nGET / HTTP/1.1\r\n\r\n")])
+def test_what_is_refused_whole_is_refused_in_pieces(pieces: tuple[bytes, ...]) -> None:
+    for sent in (pieces, (b"".join(pieces),)):
+        parser = RequestHeadParser(4096, 20)
+        with pytest.raises(Rejection):
+            assert [parser.feed(piece) for piece in sent] == []

@@ -91,11 +91,12 @@ def test_what_cannot_be_a_route_is_a_finding(tmp_path: Path, document: Path, mat
     [
         ("{'/files/{name}.json': {get: {}}}", "no route can be made of /files/{name}.json"),
         ("{files: {get: {}}}", "paths.files: a path begins with a slash"),
+        ("[/a]", "paths: an object is expected"),
         ("{/a: [1]}", "paths./a: an object is expected"),
         ("{/a: {get: 7}}", "paths./a.get: an object is expected"),
         ("{/a: {$ref: '#/components/none'}}", "leads nowhere"),
     ],
-    ids=["part-of-a-segment", "no-slash", "no-object", "no-operation", "no-target"],
+    ids=["part-of-a-segment", "no-slash", "a-list", "no-object", "no-operation", "no-target"],
 )
 def test_a_document_that_cannot_be_routed_is_a_finding(tmp_path: Path, paths: str, told: str) -> None:
     (tmp_path / "api.yaml").write_text(f"openapi: 3.1.0\npaths: {paths}\n")
@@ -125,3 +126,26 @@ async def test_requests_meet_their_operation(serve: Start, upstream: ScriptedUps
     assert {name: count for name, count in counted.items() if count} == {
         "api.get-customer": 1, "api.get-customers-top": 1, "api.get-customer-2": 1, "everything": 1,
     }  # fmt: skip
+
+
+def test_names_stand_once_and_head_is_met_before_get(tmp_path: Path) -> None:
+    operations = (
+        "{get: {operationId: get a}, head: {operationId: h}, post: {operationId: get-a}, put: {operationId: get-a-2}}"
+    )
+    (tmp_path / "api.yaml").write_text(f"openapi: 3.1.0\npaths: {{/a: {operations}}}\n")
+    policy = load(written(tmp_path, f"openapi: {tmp_path}/api.yaml"), {})
+    made = [(name, match.methods) for name, match in spread("api", policy.routes["api"])]
+    assert made[0] == ("api.h", ["HEAD"])
+    assert len({name for name, _ in made}) == 4
+
+
+def test_variables_of_a_server_are_their_defaults(tmp_path: Path) -> None:
+    text = (
+        "openapi: 3.1.0\nservers: [{url: 'https://h/{v}/x', variables: {v: {default: v2}}}]\npaths: {/a: {get: {}}}\n"
+    )
+    (tmp_path / "api.yaml").write_text(text)
+    policy = load(written(tmp_path, f"openapi: {tmp_path}/api.yaml"), {})
+    assert [match.path for _, match in spread("api", policy.routes["api"])] == ["/v2/x/a"]
+    (tmp_path / "other.yaml").write_text(text.replace(", variables: {v: {default: v2}}", ""))
+    with pytest.raises(PolicyError, match="the variable v has no default"):
+        load(written(tmp_path, f"openapi: {tmp_path}/other.yaml"), {})

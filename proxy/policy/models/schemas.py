@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 import jsonschema_rs
+import orjson
 import yaml
 
 from proxy.policy.models.base import RuleModel
@@ -41,14 +44,28 @@ class OpenApiModel(RuleModel):
     unknown_operations: Literal["pass", "refuse"] = "pass"
 
 
+def stamp(file: str) -> tuple[int, ...]:
+    """What changes where the file does; all zeros where there is none."""
+    try:
+        told = os.stat(file)
+    except OSError:
+        return (0, 0, 0)
+    return (told.st_mtime_ns, told.st_size, told.st_ino)
+
+
 def read_document(file: str) -> dict[str, Any]:
-    """Raises ValueError that says why it can't be used."""
+    """Read once, for all routes that name it; nobody changes it. Raises ValueError that says why it can't be used."""
+    return _read(file, stamp(file))
+
+
+@functools.lru_cache(maxsize=16)
+def _read(file: str, _: tuple[int, ...]) -> dict[str, Any]:
     try:
         with Path(file).open("rb") as opened:
             text = opened.read(MAX_DOCUMENT + 1)
         if len(text) > MAX_DOCUMENT:
             raise ValueError(f"{file} is larger than {MAX_DOCUMENT // 1024 // 1024} MiB")
-        found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  # nosec B506  # both are safe
+        found = _parsed(text)
     except OSError as error:
         raise ValueError(f"{file} can't be read: {error.strerror}") from None
     except yaml.YAMLError as error:
@@ -56,3 +73,12 @@ def read_document(file: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{file} holds no object: names and values are expected")
     return found
+
+
+def _parsed(text: bytes) -> Any:
+    """JSON thirty times as quickly as YAML, which it is too. Raises yaml.YAMLError."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        return yaml.load(text, Loader=loader)  # noqa: S506  # nosec B506  # both are safe

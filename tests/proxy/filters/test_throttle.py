@@ -455,3 +455,35 @@ async def test_the_first_answer_says_when_its_charge_is_forgotten(
     assert 0 < reset <= 3600
     if strategy != "sliding-window-counter":
         assert reset >= (895 if strategy == "token-bucket" else 3595)
+
+
+async def test_who_goes_before_the_upstream_was_asked_is_charged_nothing(
+    serve: Start, upstream: ScriptedUpstream, store: str
+) -> None:
+    busy = asyncio.Event()
+
+    async def script(reader: Reader, writer: Writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await busy.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    upstream.script = script
+    limits = "{log-in: {limit: 3/1h, count: failures}}"
+    served = await serve(upstream.port, more=store, limits=limits, max_connections=1)
+    request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    first = await served.connect()
+    first.send(request)
+    pool = served.proxy.compiled.clusters["app"].endpoints[0].pool
+    for _ in range(3):
+        wire = await served.connect()
+        wire.send(request)
+        async with asyncio.timeout(5):
+            while not pool.waiting:
+                await asyncio.sleep(0.01)
+        wire.reset()
+        async with asyncio.timeout(5):
+            while pool.waiting:
+                await asyncio.sleep(0.01)
+    busy.set()
+    assert (await first.answer())[0] == 200
+    assert (await served.ask(request))[0] == 200

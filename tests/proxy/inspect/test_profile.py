@@ -52,6 +52,17 @@ def test_the_widest_kind_is_learned_in_any_order(values: list[str]) -> None:
     assert places == ({"query q": {"kind": KINDS[max(seen)], "seen": len(seen)}} if seen else {})
 
 
+def test_an_exception_is_no_rule() -> None:
+    lessons = Lessons()
+    for number in range(99):
+        lessons.learn("r", [Part("query", "id", str(number))])
+    lessons.learn("r", [Part("query", "id", "<b>")])
+    assert lessons.told()["routes"]["r"]["query id"] == {"kind": "number", "seen": 100}
+    for _ in range(3):
+        lessons.learn("r", [Part("query", "id", "<b>")])
+    assert lessons.told()["routes"]["r"]["query id"]["kind"] == "text"
+
+
 def test_names_places_and_indexes() -> None:
     lessons = Lessons()
     lessons.learn(
@@ -65,11 +76,15 @@ def test_names_places_and_indexes() -> None:
     assert lessons.told() == {"routes": {}}
 
 
-def test_strangers_names_do_not_fill_memory() -> None:
-    lessons = Lessons(most=3)
-    for number in range(5):
-        lessons.learn("r", [Part("query", "kept", "1"), Part("query", f"n{number}", "1")])
-    assert sorted(lessons.told(1)["routes"]["r"]) == ["query kept", "query n3", "query n4"]
+def test_strangers_names_push_out_nothing_that_was_learned() -> None:
+    lessons = Lessons(most=50)
+    for number in range(30):
+        lessons.learn("r", [Part("query", "kept", str(number))])
+    for request in range(40):
+        lessons.learn("r", [Part("form", f"n{request}.{number}", "1") for number in range(4000)])
+    places = lessons.told(1)["routes"]["r"]
+    assert len(places) == 50
+    assert places["query kept"] == {"kind": "number", "seen": 30}
 
 
 def test_what_workers_learned_is_merged() -> None:
@@ -102,7 +117,9 @@ def test_a_profile_weighs_what_was_found_and_refuses_nothing_alone() -> None:
 async def test_learned_in_shadow_saved_and_enforced(serve: Start, upstream: ScriptedUpstream, tmp_path: Path) -> None:
     learning = await serve(upstream.port, policies="{inspect: {mode: shadow, learn: true}}")
     for number in range(25):
-        assert (await learning.ask(f"GET /?id={number}&q=it's+{number} HTTP/1.1\r\nHost: a\r\n\r\n".encode()))[0] == 200
+        assert (await learning.ask(f"GET /?id={number % 5}&q=it's+{number % 3} HTTP/1.1\r\nHost: a\r\n\r\n".encode()))[
+            0
+        ] == 200
     assert (await learning.ask(b"GET /?id=%27+or+1%3D1--+ HTTP/1.1\r\nHost: a\r\n\r\n"))[0] == 200, "shadow"
     learned = learning.proxy.shared.lessons.told()
     assert learned == {
