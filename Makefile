@@ -32,6 +32,7 @@ system: ## install the system tools that tests and benches use (Debian, root or 
 
 test: setup system build/clients/node_modules toxiproxy ## everything: check, then all tests
 	@$(MAKE) --no-print-directory check
+	@rm -f build/hung-*.txt
 	@timeout --kill-after=30 2700 $(BIN)/pytest -q -n 2 --dist worksteal \
 		|| { status=$$?; cat build/hung-*.txt 2>/dev/null; exit $$status; }
 

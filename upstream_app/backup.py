@@ -181,11 +181,15 @@ def _documents(path: Path, wanted: str) -> Iterator[Document]:
 
 
 async def restore(database: Database, folder: Path) -> dict[str, int]:
-    """Into an empty database; documents by collection. Raises BackupError, and leaves it empty then."""
+    """Into an empty database; documents by collection. Every file is read to its digest before the first is written.
+    Raises BackupError, and leaves it empty then."""
     manifest = manifest_of(folder)
     there = [name for name in await database.list_collection_names() if not name.startswith("system.")]
     if there:
         raise BackupError(f"the database {database.name} is not empty: name another one (--into), or drop it first")
+    for name, about in manifest["collections"].items():
+        for _ in _documents(folder / f"{name}.bson.gz", about["sha256"]):
+            pass
     counts: dict[str, int] = {}
     try:
         for name, about in manifest["collections"].items():

@@ -66,14 +66,19 @@ async def test_the_drill_proves_and_leaves_nothing(client: Client, database: Dat
     assert scratch not in await client.list_database_names()
 
 
-@pytest.mark.parametrize("harm", ["a byte", "its end", "other documents"])
+@pytest.mark.parametrize("harm", ["a byte", "a key", "its end", "other documents"])
 async def test_a_damaged_backup_is_told_and_nothing_is_left(
     client: Client, database: Database, tmp_path: Path, harm: str
 ) -> None:
     taken = await backup.take(client, database, tmp_path)
     path = taken.folder / "jobs.bson.gz"
     data = path.read_bytes()
-    if harm == "a byte":
+    if harm == "a key":
+        documents = gzip.decompress(data)
+        at = len(documents) // 1200
+        with gzip.open(path, "wb") as out:
+            out.write(documents[:at] + documents[:at] + documents[at * 2 :])
+    elif harm == "a byte":
         path.write_bytes(data[:500] + bytes([data[500] ^ 0xFF]) + data[501:])
     elif harm == "its end":
         path.write_bytes(data[:-200])
