@@ -28,6 +28,19 @@ async def gone(served: Served) -> None:
     await until(lambda: not served.proxy.listener.sessions)
 
 
+def answers_late(upstream: ScriptedUpstream, application: Application) -> tuple[asyncio.Event, asyncio.Event]:
+    """Its 101 comes once the second is set; the first is set when it was asked."""
+    asked, going = asyncio.Event(), asyncio.Event()
+
+    async def late(reader: Reader, writer: Writer) -> None:
+        asked.set()
+        await going.wait()
+        await application(reader, writer)
+
+    upstream.script = late
+    return asked, going
+
+
 # the handshake
 
 
@@ -464,14 +477,7 @@ async def test_a_limit_on_messages_leaves_back_pressure_as_it_is(
 async def test_a_handshake_under_way_when_the_drain_begins_is_part_of_it(
     serve: Start, upstream: ScriptedUpstream, application: Application
 ) -> None:
-    asked, going = asyncio.Event(), asyncio.Event()
-
-    async def late(reader: Reader, writer: Writer) -> None:
-        asked.set()
-        await going.wait()
-        await application(reader, writer)
-
-    upstream.script = late
+    asked, going = answers_late(upstream, application)
     served = await serve(upstream.port)
     idle = await served.connect()
     idle.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n")
@@ -569,14 +575,7 @@ async def test_a_reload_may_ask_sockets_to_connect_again(
 async def test_a_handshake_under_way_at_a_reload_connects_again_too(
     serve: Start, upstream: ScriptedUpstream, application: Application
 ) -> None:
-    asked, going = asyncio.Event(), asyncio.Event()
-
-    async def late(reader: Reader, writer: Writer) -> None:
-        asked.set()
-        await going.wait()
-        await application(reader, writer)
-
-    upstream.script = late
+    asked, going = answers_late(upstream, application)
     served = await serve(upstream.port)
     wire = await served.connect()
     wire.send(handshake())
