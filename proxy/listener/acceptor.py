@@ -1,6 +1,4 @@
-"""Takes connections, many at a turn of the loop, that may begin with a PROXY head.
-
-A libuv server takes one a turn: where a turn serves hundreds of busy connections, new ones waited for seconds.
+"""Takes connections that may begin with a PROXY head.
 
 Heads are read from the kernel's buffer by peeking, so that not one byte of what follows (TLS, or HTTP) is taken.
 """
@@ -18,8 +16,6 @@ log = logging.getLogger(__name__)
 
 PENDING = 1024
 """Connections whose head has not come; more wait in the kernel."""
-AT_ONCE = 32
-"""Connections that are taken in one turn of the loop; few enough that other workers get some of a burst."""
 LOOK_AGAIN = 0.01
 
 Take = Callable[[socket.socket, Source | None], Awaitable[None]]
@@ -53,24 +49,13 @@ class Acceptor:
         while True:
             while len(self._pending) >= PENDING:
                 await asyncio.wait(self._pending, return_when=asyncio.FIRST_COMPLETED)
-            await self._readable(self._listening)
             try:
-                self._take_waiting(min(AT_ONCE, PENDING - len(self._pending)))
+                sock, peer = await self._loop.sock_accept(self._listening)
             except OSError as error:
                 log.warning("no connection can be taken: %s", error.strerror or error)
                 await asyncio.sleep(1.0)
-
-    def _take_waiting(self, most: int) -> None:
-        """Raises OSError where the process may have no more files, say."""
-        for _ in range(most):
-            try:
-                sock, peer = self._listening.accept()
-            except BlockingIOError:
-                return
-            except ConnectionAbortedError:
                 continue
-            sock.setblocking(False)
-            task = self._loop.create_task(self._begin(sock, peer), name="connection")
+            task = self._loop.create_task(self._begin(sock, peer), name="proxy head")
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)
 

@@ -119,10 +119,9 @@ class Door:
         for one in self._sockets:
             copy = one.dup()
             copy.setblocking(False)
-            if terms.proxy_protocol or context is None:
+            if terms.proxy_protocol:
                 copy.listen(terms.backlog)
-                speaks = self._speaks if terms.proxy_protocol else _speaks_not
-                acceptors.append(Acceptor(copy, speaks, self._taker(context), self._refused, PROXY_HEAD_SECONDS))
+                acceptors.append(Acceptor(copy, self._speaks, self._taker(context), self._refused, PROXY_HEAD_SECONDS))
                 continue
             serving: Any = loop.create_unix_server if copy.family == socket.AF_UNIX else loop.create_server
             made = await serving(lambda: self._factory(None), sock=copy, backlog=terms.backlog, **_by_tls(context))
@@ -147,10 +146,6 @@ class Door:
                 _gone(one)
             one.close()
         self._sockets = []
-
-
-def _speaks_not(_: str) -> bool:
-    return False
 
 
 def _by_tls(context: ssl.SSLContext | None) -> dict[str, Any]:
